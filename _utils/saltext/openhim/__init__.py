@@ -1,0 +1,1 @@
+"""Describes an OpenHIM stack as desired state and recovers it from disaster."""

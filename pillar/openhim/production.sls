@@ -1,0 +1,104 @@
+# One declaration of one OpenHIM stack: two members in the primary site, one distant.
+# Every key is explained in docs/reference/pillar.md; `salt-call openhim.pillar_check` checks it.
+openhim:
+  stack: example
+  profile: production            # production | reduced (one member, one core, at the active site)
+  active_site: north             # where OpenHIM runs and the primary lives; a recovery overrides it
+
+  sites:
+    north: {description: Primary data centre}
+    south: {description: Distant data centre}
+
+  hosts:                         # by minion ID
+    north-db1: {site: north, address: 10.20.1.11, roles: [mongodb]}
+    north-db2: {site: north, address: 10.20.1.12, roles: [mongodb]}
+    north-core: {site: north, address: 10.20.1.21, roles: [core]}
+    south-db1: {site: south, address: 10.20.2.11, roles: [mongodb]}
+    south-core: {site: south, address: 10.20.2.21, roles: [core]}
+  manage_hosts_file: true        # write the names above into /etc/hosts, so that no DNS is needed
+
+  mongodb:
+    version: 6.0.5
+    install:
+      method: archive            # package | archive | preinstalled
+      source: salt://artifacts/mongodb.tgz
+      source_hash: salt://artifacts/mongodb.tgz.sha256
+    replica_sets:
+      openhim:
+        port: 27017
+        members:
+          north-db1: {priority: 10}
+          north-db2: {priority: 9}
+          south-db1: {priority: 1}
+    databases:
+      main: {name: openhim, replica_set: openhim}
+      audit: {name: openhim_audit, replica_set: openhim}
+    durability: majority         # majority | every-site (no acknowledged write is lost with a site)
+    write_timeout_ms: 10000
+    tls: true
+    cache_size_gb: 0.25
+    users:                       # the value of `secret` names an entry of openhim:secrets
+      operator:                  # what Salt uses to administer the set
+        secret: mongodb_operator
+        roles: [{role: root, db: admin}]
+        operator: true
+      openhim:
+        secret: mongodb_openhim
+        roles:
+          - {role: readWrite, db: openhim}
+          - {role: readWrite, db: openhim_audit}
+
+  core:
+    version: 4.0.5
+    install:
+      method: archive            # npm | archive
+      source: salt://artifacts/openhim-core.tar.gz
+      source_hash: salt://artifacts/openhim-core.tar.gz.sha256
+    node_package: nodejs
+    node_options: [--require, ./preload.js, --unhandled-rejections=warn]
+    database_user: openhim
+    ports: {api: 8080, http: 5001, https: 5000}
+    config:                      # any key of OpenHIM's own configuration
+      logger: {logToDB: false}
+      mongo: {openHIMApiReadPreference: primaryPreferred}
+    administrator: {email: root@openhim.org, secret: openhim_administrator}
+    synthetic: {client: openhim-synthetic, secret: openhim_synthetic}
+
+  objects:                       # what must exist inside OpenHIM
+    clients:
+      laboratory:
+        name: National laboratory
+        roles: [laboratory]
+        secret: client_laboratory
+    channels:
+      Laboratory orders:
+        urlPattern: ^/laboratory/.*$
+        allow: [laboratory]
+        methods: [GET, POST]
+        routes:
+          - name: laboratory
+            host: {north: 10.20.1.31, south: 10.20.2.31}   # by site: a dead site's upstream is dead too
+            port: 8090
+            primary: true
+    users: {}
+
+  certificates:
+    method: x509                 # x509 (issued by Salt's x509 modules) | pillar
+    ca_server: master            # the minion that holds the CA's key
+    days_valid: 825
+    days_remaining: 30           # renewed, and reported, when fewer days are left
+
+  firewall:
+    enabled: true
+    ssh_from: [10.20.0.0/16]
+    salt_from: [10.20.0.0/16]
+
+  clock:
+    servers: [10.20.0.10]
+    max_offset_ms: 500
+
+  backup: {}
+
+  targets:                       # what the business asks for; reports show what was measured beside it
+    rpo_seconds: 60
+    rto_seconds: 900

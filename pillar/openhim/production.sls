@@ -8,8 +8,10 @@ openhim:
   sites:
     north: {description: Primary data centre}
     south: {description: Distant data centre}
+    west: {description: "Third place: the Salt master, and room for a rebuild"}
 
   hosts:                         # by minion ID
+    master: {site: west, address: 10.20.0.10, roles: [master]}
     north-db1: {site: north, address: 10.20.1.11, roles: [mongodb]}
     north-db2: {site: north, address: 10.20.1.12, roles: [mongodb]}
     north-core: {site: north, address: 10.20.1.21, roles: [core]}

@@ -259,7 +259,7 @@ def _replica_set(
         for host_id, values in entry["members"].items()
     ]
     if profile == "reduced":
-        members = _reduced(members, active_site, lost_sites)
+        members = _reduced(members, active_site, keep_others=bool(lost_sites))
     return ReplicaSet(
         name=name,
         port=port,
@@ -270,12 +270,13 @@ def _replica_set(
     )
 
 
-def _reduced(members: list[Member], active_site: str, lost_sites: tuple[str, ...]) -> list[Member]:
-    """One voting member at the active site; lost members stay in the configuration without a vote.
+def _reduced(members: list[Member], active_site: str, keep_others: bool) -> list[Member]:
+    """One voting member at the active site.
 
-    A lost member that is kept learns the newer configuration by heartbeat as soon as the network
-    is back and steps down; one that is removed would never hear of it, and two lost members would
-    elect a primary between them.
+    After a failover the others stay in the configuration without a vote (``keep_others``). A
+    member that is kept learns the newer configuration by heartbeat as soon as the network is back
+    and steps down; one that is removed would never hear of it, and two removed members would elect
+    a primary between them.
     """
     here = [member for member in members if member.host.site == active_site]
     if not here:
@@ -286,9 +287,9 @@ def _reduced(members: list[Member], active_site: str, lost_sites: tuple[str, ...
             ]
         )
     best = max(here, key=lambda member: (member.votes, member.priority))
-    lost = [member for member in members if member.host.site in lost_sites]
+    others = [member for member in members if member is not best] if keep_others else []
     return [_with(best, priority=1, votes=1, hidden=False)] + [
-        _with(member, priority=0, votes=0, hidden=False) for member in lost
+        _with(member, priority=0, votes=0, hidden=False) for member in others
     ]
 
 

@@ -1,0 +1,42 @@
+"""
+What this host can see, for those who decide on a recovery
+==========================================================
+
+The master's runner of the same name asks every declared host for its sighting before it decides.
+"""
+
+from salt.exceptions import CommandExecutionError
+
+from saltext.openhim import settings
+from saltext.openhim.errors import OpenHIMError
+from saltext.openhim.mongo import connection
+
+
+def sighting():
+    """
+    What every declared member of every replica set answers to this host, and whether OpenHIM runs
+    here.
+
+    Returns ``members`` (``set/host:port`` → a state such as ``PRIMARY``, or ``unreachable``,
+    ``unauthorized``, ``not initiated`` and so on) and ``core_running`` (None where no core is
+    declared on this host).
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' openhim_dr.sighting
+    """
+    try:
+        stack = settings.from_pillar(__pillar__)
+        host = stack.host(__grains__["id"])
+        members = {}
+        for name in sorted(stack.replica_sets):
+            for seen in connection.probe_all(__pillar__, host.id, name):
+                members[f"{name}/{seen.member}"] = seen.state or seen.kind
+    except OpenHIMError as error:
+        raise CommandExecutionError(str(error)) from error
+    running = None
+    if "core" in host.roles:
+        running = __salt__["service.status"]("openhim-core")
+    return {"members": members, "core_running": running}

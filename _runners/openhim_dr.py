@@ -1,0 +1,276 @@
+"""
+Disaster recovery across the fleet
+==================================
+
+What only the master can do: ask every host live, decide, and keep the recovery record. The steps of
+a recovery are in the state tree (``orch.failover``); this runner gives them their facts.
+
+Every function raises when the answer is no, because in an orchestration only an exception fails
+everywhere.
+"""
+
+from datetime import datetime, timezone
+
+import salt.client
+import salt.pillar
+import salt.utils.minions
+from salt.exceptions import CommandExecutionError
+
+from saltext.openhim import record, schema, settings
+from saltext.openhim.errors import OpenHIMError, Refused
+from saltext.openhim.recovery import failover
+from saltext.openhim.recovery.figures import figures, moment
+
+#: Seconds that a host has to begin to answer; silence after it is "no answer", never "all is well".
+ANSWER_TIMEOUT = 5
+
+
+def failover_plan(
+    to_site="", confirm="", reason="", declared_by="", disrupted_at=None, directory=record.DIRECTORY
+):
+    """
+    May OpenHIM move to another site now, and what would be done? Asks every declared host live and
+    changes nothing.
+
+    to_site
+        The site where OpenHIM should run.
+
+    confirm
+        The stack's name, typed out.
+
+    reason
+        Why, for the recovery record.
+
+    declared_by
+        Who declares the disaster.
+
+    disrupted_at
+        When the service was lost (ISO 8601 with zone), if it is known.
+
+    directory
+        Where the recovery records are.
+
+    Returns the reasons against it (``refusals``), the hosts that gave no answer (``unseen``), and
+    the plan.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run openhim_dr.failover_plan to_site=south confirm=example reason=fire declared_by=Ada
+    """
+    try:
+        if disrupted_at is not None:
+            moment(disrupted_at, "disrupted_at")
+        request = failover.Request(to_site, confirm, reason, declared_by, disrupted_at)
+        return _failover_plan(request, directory)
+    except OpenHIMError as error:
+        raise CommandExecutionError(str(error)) from error
+
+
+def failover_declare(
+    to_site, confirm, reason, declared_by, disrupted_at=None, directory=record.DIRECTORY
+):
+    """
+    Write the decision into the recovery record, once it is allowed. Parameters as in
+    :py:func:`failover_plan`. A failover that was declared and not concluded is continued: no second
+    epoch is declared for it.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run openhim_dr.failover_declare to_site=south confirm=example reason=fire declared_by=Ada
+    """
+    plan = failover_plan(to_site, confirm, reason, declared_by, disrupted_at, directory)
+    if plan["refusals"]:
+        raise CommandExecutionError("the failover is refused: " + "; ".join(plan["refusals"]))
+    if plan["resume"]:
+        return {"epoch": plan["overlay"]["epoch"], "resumed": True}
+    try:
+        epoch = record.declare(
+            confirm,
+            directory,
+            parent=plan["parent"],
+            kind="failover",
+            active_site=to_site,
+            profile="reduced",
+            lost_sites=plan["lost_sites"],
+            declared_by=declared_by,
+            reason=reason,
+            declared_at=_now(),
+            disrupted_at=disrupted_at,
+            evidence={"unseen": plan["unseen"], "sightings": plan["sightings"]},
+        )
+    except OpenHIMError as error:
+        raise CommandExecutionError(str(error)) from error
+    return {"epoch": epoch.number, "resumed": False}
+
+
+def failover_conclude(stack, directory=record.DIRECTORY):
+    """
+    Prove that OpenHIM serves (a synthetic transaction, found again in MongoDB), measure RPO and RTO,
+    and write them into the recovery record.
+
+    stack
+        The stack's name.
+
+    directory
+        Where the recovery records are.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run openhim_dr.failover_conclude stack=example
+    """
+    try:
+        epoch = record.current(stack, directory)
+        if epoch is None or epoch.kind != "failover":
+            raise Refused(f"no failover of {stack!r} is on record; declare it first")
+        if epoch.result is not None:
+            return dict(epoch.result)
+        target = settings.from_pillar(_with_overlay(_declaration(stack), epoch.overlay()))
+        cores = [host.id for host in target.hosts_with("core", epoch.active_site)]
+        served = {core: _ask([core], "openhim.synthetic", timeout=60)[core] for core in cores}
+        served_at = _now()
+        promoted = {
+            name: _ask([rs.initiator.host.id], "mongodb_replset.promotion", [name])[
+                rs.initiator.host.id
+            ]
+            for name, rs in sorted(target.replica_sets.items())
+        }
+        kept = [facts["survived_until"] for facts in promoted.values()]
+        result = {
+            **figures(epoch.disrupted_at, epoch.declared_at, served_at, kept),
+            "epoch": epoch.number,
+            "active_site": epoch.active_site,
+            "synthetic": served,
+            "promotion": promoted,
+        }
+        return dict(record.conclude(stack, epoch.id, result, directory).result)
+    except OpenHIMError as error:
+        raise CommandExecutionError(str(error)) from error
+
+
+def history(stack, directory=record.DIRECTORY):
+    """
+    The recovery record of a stack: every epoch, the oldest first.
+
+    stack
+        The stack's name.
+
+    directory
+        Where the recovery records are.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run openhim_dr.history stack=example
+    """
+    try:
+        return [
+            {**epoch.overlay(), "declared_by": epoch.declared_by, "reason": epoch.reason,
+             "declared_at": epoch.declared_at, "result": epoch.result}
+            for epoch in record.history(stack, directory)
+        ]
+    except OpenHIMError as error:
+        raise CommandExecutionError(str(error)) from error
+
+
+def _failover_plan(request, directory):
+    pillar = _declaration(request.confirm)
+    stack = settings.from_pillar(pillar)
+    epoch = record.current(stack.name, directory)
+    lost_sites = [stack.active_site]
+    if epoch and epoch.result is None and epoch.active_site == request.to_site:
+        lost_sites = list(epoch.lost_sites)
+    overlay = {
+        "epoch": epoch.number if epoch and epoch.result is None else (epoch.number if epoch else 0) + 1,
+        "kind": "failover",
+        "active_site": request.to_site,
+        "profile": "reduced",
+        "lost_sites": lost_sites,
+    }
+    if request.to_site not in stack.sites:
+        raise Refused(
+            f"to_site: found {request.to_site!r}; declared sites are {', '.join(sorted(stack.sites))}"
+        )
+    target = settings.from_pillar(_with_overlay(pillar, overlay))
+    sightings = _sightings(stack)
+    verdict = failover.verdict(stack, target, request, sightings, epoch)
+    return {
+        "refusals": list(verdict.refusals),
+        "unseen": list(verdict.unseen),
+        "lost_sites": list(verdict.lost_sites),
+        "promote": dict(verdict.promote),
+        "hosts": list(verdict.hosts),
+        "cores": list(verdict.cores),
+        "resume": verdict.resume,
+        "parent": epoch.id if epoch else None,
+        "overlay": overlay,
+        "sightings": {s.host: dict(s.members) for s in sightings if s.answered},
+    }
+
+
+def _declaration(stack):
+    """The pillar that declares a stack, as its hosts get it, without their secrets' use."""
+    opts = __opts__
+    for minion_id in sorted(salt.utils.minions.CkMinions(opts).check_minions("*")["minions"]):
+        _, grains, _ = salt.utils.minions.get_minion_data(minion_id, opts)
+        pillar = salt.pillar.Pillar(opts, grains or {"id": minion_id}, minion_id, "base")
+        found = pillar.compile_pillar()
+        if (found.get("openhim") or {}).get("stack") == stack:
+            schema.require(found)
+            return found
+    raise Refused(
+        f"confirm: found {stack!r}; no accepted minion's pillar declares a stack of that name. "
+        "Type the stack's name (openhim:stack)."
+    )
+
+
+def _with_overlay(pillar, overlay):
+    return {**pillar, "openhim": {**pillar["openhim"], "recovery": overlay}}
+
+
+def _sightings(stack):
+    asked = sorted(
+        host.id for host in stack.hosts.values() if set(host.roles) & {"mongodb", "core"}
+    )
+    answers = _cmd(asked, "openhim_dr.sighting", [], ANSWER_TIMEOUT)
+    found = []
+    for host in asked:
+        answer = answers.get(host)
+        if answer is None:
+            found.append(failover.Sighting(host, answered=False))
+        elif answer["retcode"] or not isinstance(answer["ret"], dict):
+            # It answered that it cannot tell. That is not "no answer", and not "nothing there".
+            raise Refused(f"{host} answers, but cannot say what it sees: {answer['ret']}")
+        else:
+            seen = answer["ret"]
+            found.append(failover.Sighting(host, True, seen["members"], seen["core_running"]))
+    return found
+
+
+def _ask(hosts, function, arguments=(), timeout=ANSWER_TIMEOUT):
+    """What every one of ``hosts`` answers; raises when one does not, or answers an error."""
+    answers = _cmd(hosts, function, list(arguments), timeout)
+    for host in hosts:
+        if host not in answers:
+            raise OpenHIMError(f"{host} gave no answer to {function} within {timeout} s")
+        if answers[host]["retcode"]:
+            raise OpenHIMError(f"{host}: {function}: {answers[host]['ret']}")
+    return {host: answers[host]["ret"] for host in hosts}
+
+
+def _cmd(hosts, function, arguments, timeout):
+    with salt.client.get_local_client(mopts={**__opts__, "gather_job_timeout": 3}) as client:
+        answers = client.cmd(
+            hosts, function, arguments, tgt_type="list", timeout=timeout, full_return=True
+        )
+    return {host: answer for host, answer in answers.items() if isinstance(answer, dict)}
+
+
+def _now():
+    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")

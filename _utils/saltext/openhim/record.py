@@ -1,0 +1,110 @@
+"""The recovery record: the epochs of a stack, kept on the master.
+
+One JSON file per stack, outside Salt's cache (which is disposable). The newest epoch counts; the
+older ones stay as history.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from saltext.openhim.errors import OpenHIMError
+from saltext.openhim.recovery import epochs
+from saltext.openhim.recovery.epochs import Epoch
+
+#: Where the records are on the master.
+DIRECTORY = "/var/lib/saltext-openhim/recovery"
+
+#: What a stack may be called; it is also a file's name here.
+STACK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+
+
+def history(stack: str, directory: str | Path = DIRECTORY) -> list[Epoch]:
+    """All epochs of a stack, the oldest first; empty when nothing was ever recovered.
+
+    Raises :class:`~saltext.openhim.errors.OpenHIMError` when the record is there and cannot be
+    read: an unreadable record must not look like "nothing ever happened".
+    """
+    path = _path(stack, directory)
+    try:
+        text = path.read_text()
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise OpenHIMError(f"the recovery record {path} cannot be read: {error}") from error
+    try:
+        return [
+            Epoch(**{**entry, "lost_sites": tuple(entry["lost_sites"])})
+            for entry in json.loads(text)
+        ]
+    except (ValueError, TypeError, KeyError) as error:
+        raise OpenHIMError(
+            f"the recovery record {path} is damaged ({error}); restore it from a copy before you "
+            "go on, because it says which site may be written to"
+        ) from error
+
+
+def current(stack: str, directory: str | Path = DIRECTORY) -> Epoch | None:
+    """The newest epoch of a stack, or None when nothing was ever recovered."""
+    known = history(stack, directory)
+    return known[-1] if known else None
+
+
+def declare(stack: str, directory: str | Path = DIRECTORY, **values: Any) -> Epoch:
+    """Add the next epoch; ``values`` as in :func:`saltext.openhim.recovery.epochs.declared`."""
+    with _locked(stack, directory):
+        known = history(stack, directory)
+        epoch = epochs.declared(known, stack=stack, **values)
+        _write(stack, directory, [*known, epoch])
+    return epoch
+
+
+def conclude(
+    stack: str, epoch_id: str, result: Mapping[str, Any], directory: str | Path = DIRECTORY
+) -> Epoch:
+    """Write what was measured into an epoch; an epoch that has its result keeps it."""
+    with _locked(stack, directory):
+        known = epochs.concluded(history(stack, directory), epoch_id, result)
+        _write(stack, directory, known)
+    return next(epoch for epoch in known if epoch.id == epoch_id)
+
+
+def _path(stack: str, directory: str | Path) -> Path:
+    if not STACK_NAME.fullmatch(stack or ""):
+        raise OpenHIMError(
+            f"{stack!r} is no name of a stack; letters, digits, '.', '_' and '-' are allowed"
+        )
+    return Path(directory) / f"{stack}.json"
+
+
+@contextmanager
+def _locked(stack: str, directory: str | Path) -> Iterator[None]:
+    path = _path(stack, directory)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _write(stack: str, directory: str | Path, known: list[Epoch]) -> None:
+    path = _path(stack, directory)
+    partial = path.with_suffix(".partial")
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        json.dump([asdict(epoch) for epoch in known], file, indent=2, sort_keys=True)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -1,0 +1,73 @@
+"""RPO and RTO from what was seen: measured, never assumed. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+
+from saltext.openhim.errors import OpenHIMError
+
+
+def moment(text: str, path: str) -> datetime:
+    """A point in time from ISO 8601 text with a zone.
+
+    path: what the text is, for the error.
+
+    Raises :class:`~saltext.openhim.errors.OpenHIMError` when it is anything else.
+    """
+    try:
+        value = datetime.fromisoformat(str(text).replace("Z", "+00:00"))
+    except ValueError:
+        value = None
+    if value is None or value.tzinfo is None:
+        raise OpenHIMError(
+            f"{path}: found {text!r}; an ISO 8601 time with its zone is needed, such as "
+            "2026-01-31T12:00:00Z"
+        )
+    return value
+
+
+def figures(
+    disrupted_at: str | None,
+    declared_at: str,
+    served_at: str,
+    survived_until: Iterable[str],
+) -> dict[str, Any]:
+    """RPO and RTO of a recovery, in seconds.
+
+    survived_until: for each replica set, the time of the last write that its promoted member had.
+    What cannot be known is None, and a sentence beside it says why.
+    """
+    served = moment(served_at, "served_at")
+    found: dict[str, Any] = {
+        "disrupted_at": disrupted_at,
+        "declared_at": declared_at,
+        "served_at": served_at,
+        "rto_from_declaration_seconds": _seconds(served, moment(declared_at, "declared_at")),
+        "rto_seconds": None,
+        "rpo_seconds": None,
+        "notes": [],
+    }
+    kept = sorted(survived_until, key=lambda text: moment(text, "survived_until"))
+    found["survived_until"] = kept[0] if kept else None
+    if disrupted_at is None:
+        found["notes"].append(
+            "RPO and RTO from the disruption are not known, because nobody said when it was"
+        )
+        return found
+    disrupted = moment(disrupted_at, "disrupted_at")
+    found["rto_seconds"] = _seconds(served, disrupted)
+    if not kept:
+        found["notes"].append("RPO is not known, because no member told its last write")
+        return found
+    found["rpo_seconds"] = max(0.0, _seconds(disrupted, moment(kept[0], "survived_until")))
+    found["notes"].append(
+        "RPO is the time from the last write that the promoted member had to the disruption; "
+        "writes of that time may be lost"
+    )
+    return found
+
+
+def _seconds(later: datetime, earlier: datetime) -> float:
+    return round((later - earlier).total_seconds(), 3)

@@ -1,0 +1,13 @@
+# The CA's certificate, and this host's own key and certificate, in /etc/openhim-tls.
+{%- set certificates = pillar['openhim']['certificates'] %}
+include:
+  - openhim.checked
+  - certificates.{{ certificates['method'] }}
+{%- if certificates.get('ca_server') == grains['id'] %}
+  - certificates.authority
+{%- endif %}
+
+every certificate in use is valid for long enough:
+  openhim_host.certificates_valid:
+    - days_remaining: {{ certificates.get('days_remaining', 30) }}
+    - order: last

@@ -1,0 +1,27 @@
+# From MongoDB's package repository. The unit that the package brings is masked: every set has a
+# unit of its own.
+{%- set mongodb = pillar['openhim']['mongodb'] %}
+{%- set install = mongodb['install'] %}
+MongoDB's package repository is known:
+  pkgrepo.managed:
+    - name: {{ install['repository'] }}
+    - file: /etc/apt/sources.list.d/mongodb.list
+{%- if install.get('key') %}
+    - key_url: {{ install['key'] }}
+    - aptkey: false
+{%- endif %}
+    - require:
+      - openhim: the pillar is allowed
+
+mongod is installed:
+  pkg.installed:
+    - pkgs:
+      - {{ install.get('package', 'mongodb-org-server') }}: {{ mongodb['version'] | json }}
+    - require:
+      - pkgrepo: MongoDB's package repository is known
+
+the package's own unit does not run:
+  service.masked:
+    - name: mongod
+    - require:
+      - pkg: mongod is installed

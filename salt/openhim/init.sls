@@ -1,0 +1,18 @@
+# Everything that one declared host needs. Its roles decide what that is; a pillar that is not
+# allowed yields no role, so that nothing but the check runs, and the check says why.
+{%- set roles = salt['openhim.roles']() %}
+
+include:
+  - openhim.checked
+{%- if roles %}
+  - names
+  - clock
+  - certificates
+  - firewall
+{%- endif %}
+{%- if 'mongodb' in roles %}
+  - mongodb
+{%- endif %}
+{%- if 'core' in roles %}
+  - openhim.core
+{%- endif %}

@@ -1,0 +1,156 @@
+"""May OpenHIM move to another site? The verdict, from observations alone."""
+
+from dataclasses import replace
+
+import pytest
+
+from saltext.openhim import settings
+from saltext.openhim.recovery import failover
+from saltext.openhim.recovery.epochs import Epoch
+from saltext.openhim.recovery.failover import Request, Sighting
+
+DECLARED = {
+    "stack": "example",
+    "active_site": "north",
+    "sites": {"north": {}, "south": {}},
+    "hosts": {
+        "north-db1": {"site": "north", "address": "10.0.1.1", "roles": ["mongodb"]},
+        "north-db2": {"site": "north", "address": "10.0.1.2", "roles": ["mongodb"]},
+        "north-core": {"site": "north", "address": "10.0.1.3", "roles": ["core"]},
+        "south-db1": {"site": "south", "address": "10.0.2.1", "roles": ["mongodb"]},
+        "south-core": {"site": "south", "address": "10.0.2.3", "roles": ["core"]},
+    },
+    "mongodb": {
+        "replica_sets": {
+            "rs": {
+                "members": {
+                    "north-db1": {"priority": 10},
+                    "north-db2": {"priority": 9},
+                    "south-db1": {"priority": 1},
+                }
+            }
+        },
+        "databases": {
+            "main": {"name": "openhim", "replica_set": "rs"},
+            "audit": {"name": "audit", "replica_set": "rs"},
+        },
+    },
+}
+OVERLAY = {"epoch": 1, "active_site": "south", "profile": "reduced", "lost_sites": ["north"]}
+REQUEST = Request(to_site="south", confirm="example", reason="fire", declared_by="Ada")
+GONE = {"rs/north-db1:27017": "unreachable", "rs/north-db2:27017": "unreachable"}
+SEEN = [
+    Sighting("north-db1", answered=False),
+    Sighting("north-db2", answered=False),
+    Sighting("north-core", answered=False),
+    Sighting("south-db1", True, {**GONE, "rs/south-db1:27017": "SECONDARY"}),
+    Sighting("south-core", True, {**GONE, "rs/south-db1:27017": "SECONDARY"}, core_running=False),
+]
+
+
+def epoch(**changes):
+    values = {
+        "number": 1, "id": "a", "parent": None, "kind": "failover", "stack": "example",
+        "active_site": "south", "profile": "reduced", "lost_sites": ("north",),
+        "declared_by": "Ada", "reason": "fire", "declared_at": "2026-01-31T12:00:00+00:00",
+    }  # fmt: skip
+    return Epoch(**{**values, **changes})
+
+
+def decide(request=REQUEST, sightings=SEEN, newest=None, overlay=None):
+    pillar = {"openhim": {**DECLARED, **({"recovery": overlay} if overlay else {})}}
+    target = settings.from_pillar({"openhim": {**DECLARED, "recovery": OVERLAY}})
+    return failover.verdict(settings.from_pillar(pillar), target, request, sightings, newest)
+
+
+def seeing(host, **changes):
+    return [replace(s, **changes) if s.host == host else s for s in SEEN]
+
+
+def test_a_lost_site_is_failed_over_and_what_was_not_seen_is_listed():
+    verdict = decide()
+    assert verdict.refusals == ()
+    assert verdict.allowed
+    assert verdict.unseen == ("north-core", "north-db1", "north-db2")
+    assert verdict.promote == {"rs": "south-db1"}
+    assert verdict.cores == ("south-core",)
+    assert verdict.hosts == ("south-core", "south-db1")
+    assert verdict.lost_sites == ("north",)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"confirm": "exmaple"}, "confirm: found 'exmaple'; type the stack's name, 'example'"),
+        ({"reason": " "}, "reason: found nothing; say why"),
+        ({"declared_by": ""}, "declared_by: found nothing; say who declares"),
+        ({"to_site": "west"}, "to_site: found 'west'; declared sites are north, south"),
+        ({"to_site": "north"}, "OpenHIM's active site already is 'north'"),
+    ],
+)
+def test_a_failover_without_consent_is_refused(changes, expected):
+    verdict = decide(replace(REQUEST, **changes))
+    assert any(refusal.startswith(expected) for refusal in verdict.refusals)
+    assert not verdict.allowed
+
+
+@pytest.mark.parametrize("member", ["rs/north-db1:27017", "rs/south-db1:27017"])
+def test_no_promotion_while_any_primary_is_visible_from_anywhere(member):
+    for host in ("south-db1", "south-core"):
+        verdict = decide(sightings=seeing(host, members={**GONE, member: "PRIMARY"}))
+        assert [r for r in verdict.refusals if f"{member} is PRIMARY, seen from {host}" in r]
+
+
+@pytest.mark.parametrize("state", ["SECONDARY", "RECOVERING", "STARTUP2", "ROLLBACK"])
+def test_a_site_with_a_living_member_is_not_lost(state):
+    verdict = decide(sightings=seeing("south-db1", members={**GONE, "rs/north-db2:27017": state}))
+    assert "the site is not lost" in verdict.refusals[0]
+
+
+def test_a_site_where_openhim_still_runs_is_not_given_up():
+    verdict = decide(sightings=seeing("north-core", answered=True, core_running=True))
+    assert verdict.refusals == (
+        "OpenHIM still runs on north-core, at the site to be given up. Stop it first.",
+    )
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [("south-db1", "its member of the set 'rs' is to be promoted"), ("south-core", "run there")],
+)
+def test_a_survivor_that_does_not_answer_cannot_take_over(host, expected):
+    verdict = decide(sightings=seeing(host, answered=False))
+    assert len(verdict.refusals) == 1
+    assert host in verdict.refusals[0]
+    assert expected in verdict.refusals[0]
+
+
+def test_what_a_silent_host_is_said_to_have_seen_counts_for_nothing():
+    silent = seeing("north-db1", answered=False, members={"rs/north-db1:27017": "PRIMARY"})
+    assert decide(sightings=silent).allowed
+
+
+class TestACrashedFailover:
+    """It was declared, and something died before it was concluded."""
+
+    promoted = seeing("south-db1", members={**GONE, "rs/south-db1:27017": "PRIMARY"})
+
+    def test_goes_on_where_its_own_member_is_primary_already(self):
+        verdict = decide(sightings=self.promoted, newest=epoch(), overlay=OVERLAY)
+        assert verdict.refusals == ()
+        assert verdict.resume == "a"
+        assert verdict.lost_sites == ("north",)
+
+    def test_still_refuses_beside_another_primary(self):
+        both = seeing(
+            "south-db1",
+            members={"rs/south-db1:27017": "PRIMARY", "rs/north-db1:27017": "PRIMARY"},
+        )
+        verdict = decide(sightings=both, newest=epoch(), overlay=OVERLAY)
+        assert len(verdict.refusals) == 1
+        assert verdict.refusals[0].startswith("rs/north-db1:27017 is PRIMARY")
+
+    def test_is_not_run_again_once_it_was_concluded(self):
+        verdict = decide(sightings=self.promoted, newest=epoch(result={"x": 1}), overlay=OVERLAY)
+        assert any("already is 'south'" in refusal for refusal in verdict.refusals)
+        assert verdict.resume is None

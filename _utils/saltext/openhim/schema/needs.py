@@ -1,0 +1,127 @@
+"""Which host needs which secret, and whether the secrets that it has can be used.
+
+A host's pillar holds the secrets of its roles and no others, so this is checked per host. No text
+here ever contains a secret.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from saltext.openhim.schema.kinds import problem
+from saltext.openhim.schema.rules import names
+
+KEYFILE = "mongodb_keyfile"
+SESSION_KEY = "openhim_session_key"
+AUTHORITY = "tls_ca"
+AUTHORITY_KEY = "tls_ca_key"
+OWN_CERTIFICATE = ("tls_certificate", "tls_key")
+
+#: The placeholders of the example files begin so; they are refused everywhere.
+EXAMPLE_MARK = "example-only"
+
+#: The session key that every OpenHIM is shipped with: everybody knows it.
+SHIPPED_SESSION_KEY = "r8q,+&1LM3)CD*zAGpx1xm{NeQhc;#"
+
+MIN_SESSION_KEY = 32
+
+
+def needed(declared: Mapping[str, Any], host_id: str) -> dict[str, str]:
+    """The secrets that a host needs: name → for what, in words.
+
+    declared: the pillar's ``openhim``. host_id: a declared host.
+    """
+    roles = declared["hosts"][host_id].get("roles", ())
+    found: dict[str, str] = {}
+    if "mongodb" in roles:
+        found |= _of_mongodb(declared)
+    if "core" in roles:
+        found |= _of_core(declared)
+    return found | _of_certificates(declared, host_id)
+
+
+def check(declared: Mapping[str, Any], host_id: str | None) -> Iterator[str]:
+    """The problems of the secrets: those that this host lacks, and those that cannot be used."""
+    secrets = declared.get("secrets", {})
+    hosts = declared.get("hosts")
+    if host_id is not None and hosts is not None:
+        if host_id not in hosts:
+            yield problem(f"openhim:hosts:{host_id}", "nothing for this minion", names(hosts))
+        else:
+            for name, reason in sorted(needed(declared, host_id).items()):
+                if name not in secrets:
+                    yield problem(
+                        f"openhim:secrets:{name}",
+                        f"nothing on {host_id}",
+                        f"the secret for {reason}; give this host the pillar file that holds it",
+                    )
+    for name, value in sorted(secrets.items()):
+        if isinstance(value, str):
+            yield from _usable(name, value)
+
+
+def _usable(name: str, value: str) -> Iterator[str]:
+    path = f"openhim:secrets:{name}"
+    if value.strip().startswith(EXAMPLE_MARK):
+        yield problem(path, "the placeholder of the example files", "a secret of your own")
+    elif name == KEYFILE and not re.fullmatch(r"[A-Za-z0-9+/=]{6,1024}", re.sub(r"\s", "", value)):
+        yield problem(path, "a text that MongoDB refuses", "6 to 1024 base64 characters")
+    elif name == SESSION_KEY and value == SHIPPED_SESSION_KEY:
+        yield problem(path, "the key that every OpenHIM is shipped with", "a random text")
+    elif name == SESSION_KEY and len(value) < MIN_SESSION_KEY:
+        yield problem(
+            path, f"{len(value)} characters", f"a random text of {MIN_SESSION_KEY} or more"
+        )
+
+
+def _of_mongodb(declared: Mapping[str, Any]) -> dict[str, str]:
+    users = declared.get("mongodb", {}).get("users", {})
+    return {KEYFILE: "the members' authentication among themselves"} | {
+        user["secret"]: f"openhim:mongodb:users:{name}"
+        for name, user in users.items()
+        if user.get("secret")
+    }
+
+
+def _of_core(declared: Mapping[str, Any]) -> dict[str, str]:
+    core = declared.get("core", {})
+    found = {SESSION_KEY: "OpenHIM's sessions"}
+    for key in ("administrator", "synthetic"):
+        name = core.get(key, {}).get("secret")
+        if name:
+            found[name] = f"openhim:core:{key}"
+    user = core.get("database_user")
+    name = declared.get("mongodb", {}).get("users", {}).get(user, {}).get("secret")
+    if name:
+        found[name] = f"openhim:mongodb:users:{user}"
+    found |= dict(_of_objects(declared.get("objects", {}), "openhim:objects"))
+    return found
+
+
+def _of_objects(value: Any, path: str) -> Iterator[tuple[str, str]]:
+    """Every ``secret`` and ``…_secret`` inside the objects."""
+    if isinstance(value, Mapping):
+        for key, entry in value.items():
+            is_name = key == "secret" or str(key).endswith("_secret")
+            if is_name and isinstance(entry, str):
+                yield entry, path
+            else:
+                yield from _of_objects(entry, f"{path}:{key}")
+    elif isinstance(value, list):
+        for number, entry in enumerate(value):
+            yield from _of_objects(entry, f"{path}:{number}")
+
+
+def _of_certificates(declared: Mapping[str, Any], host_id: str) -> dict[str, str]:
+    certificates = declared.get("certificates", {})
+    method = certificates.get("method")
+    if method is None:
+        return {}
+    found = [AUTHORITY]
+    if method == "pillar":
+        found += OWN_CERTIFICATE
+    elif certificates.get("ca_server") == host_id:
+        found.append(AUTHORITY_KEY)
+    return {name: f"openhim:certificates (method {method!r})" for name in found}

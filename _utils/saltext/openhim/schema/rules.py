@@ -1,0 +1,315 @@
+"""What must fit together in a pillar, beyond the kind of each value.
+
+Every rule is a generator of problems over the well-formed part of the declaration: anything may be
+missing in it, and has been reported then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from saltext.openhim.schema.kinds import did_you_mean, problem
+from saltext.openhim.settings import DEFAULT_MONGODB_PORT
+
+MAX_VOTERS = 7
+MAX_MEMBERS = 50
+DEFAULT_CORE_PORTS = {"api": 8080, "http": 5001, "https": 5000}
+
+Declared = Mapping[str, Any]
+
+
+def check(declared: Declared) -> list[str]:
+    """All problems of a declaration whose single values are well-formed."""
+    return [found for rule in RULES for found in rule(declared)]
+
+
+def names(known: Any) -> str:
+    """The names of a mapping, for the end of "allowed"."""
+    return ", ".join(sorted(known)) or "none is declared"
+
+
+def _unknown(path: str, name: str, known: Any) -> str:
+    return problem(path, repr(name), names(known) + did_you_mean(name, tuple(known)))
+
+
+def _sites(declared: Declared) -> Iterator[str]:
+    sites = declared.get("sites")
+    if sites is None:
+        return
+    for host_id, host in declared.get("hosts", {}).items():
+        if "site" in host and host["site"] not in sites:
+            yield _unknown(f"openhim:hosts:{host_id}:site", host["site"], sites)
+    recovery = declared.get("recovery", {})
+    if "error" in recovery:
+        yield problem("openhim:recovery", recovery["error"], "a recovery record that can be read")
+    for site in recovery.get("lost_sites", ()):
+        if site not in sites:
+            yield _unknown("openhim:recovery:lost_sites", site, sites)
+
+
+def _active_site(declared: Declared) -> Iterator[str]:
+    """The active site, as declared and as the recovery record has it, can serve."""
+    recovery = declared.get("recovery", {})
+    for path, site in (
+        ("openhim:active_site", declared.get("active_site")),
+        ("openhim:recovery:active_site", recovery.get("active_site")),
+    ):
+        if site is None:
+            continue
+        if site not in declared.get("sites", {site: {}}):
+            yield _unknown(path, site, declared["sites"])
+            continue
+        yield from _serving(declared, path, site)
+    if recovery.get("active_site") in recovery.get("lost_sites", ()):
+        site = recovery["active_site"]
+        yield problem("openhim:recovery:lost_sites", repr(site), "sites other than the active one")
+
+
+def _serving(declared: Declared, path: str, site: str) -> Iterator[str]:
+    hosts = declared.get("hosts")
+    if hosts is None:
+        return
+    here = {host_id: host for host_id, host in hosts.items() if host.get("site") == site}
+    if not any("core" in host.get("roles", ()) for host in here.values()):
+        yield problem(path, f"{site!r}, which has no core", "a site with a host of the role core")
+    for name, entry in declared.get("mongodb", {}).get("replica_sets", {}).items():
+        members = entry.get("members")
+        if members is not None and not here.keys() & members.keys():
+            yield problem(
+                path,
+                f"{site!r}, where the replica set {name!r} has no member",
+                "a site with a member of every set",
+            )
+
+
+def _addresses(declared: Declared) -> Iterator[str]:
+    for key, default in (("address", None), ("name", "")):
+        seen: dict[str, str] = {}
+        for host_id, host in declared.get("hosts", {}).items():
+            value = host.get(key, default if default is None else host_id)
+            if value is None:
+                continue
+            if value in seen:
+                yield problem(
+                    f"openhim:hosts:{host_id}:{key}",
+                    f"{value!r}, which is {seen[value]}'s too",
+                    f"an {key} of its own" if key == "address" else f"a {key} of its own",
+                )
+            seen.setdefault(value, host_id)
+
+
+def _members(declared: Declared) -> Iterator[str]:
+    hosts = declared.get("hosts")
+    for name, members in _sets(declared):
+        path = f"openhim:mongodb:replica_sets:{name}:members"
+        for host_id in members:
+            if hosts is not None and host_id not in hosts:
+                yield _unknown(f"{path}:{host_id}", host_id, _with_role(hosts, "mongodb"))
+            elif hosts is not None and "mongodb" not in hosts[host_id].get("roles", ["mongodb"]):
+                yield problem(
+                    f"{path}:{host_id}",
+                    "a host without the role mongodb",
+                    names(_with_role(hosts, "mongodb")),
+                )
+        if len(members) > MAX_MEMBERS:
+            yield problem(path, f"{len(members)} members", f"at most {MAX_MEMBERS}")
+
+
+def _votes(declared: Declared) -> Iterator[str]:
+    for name, members in _sets(declared):
+        path = f"openhim:mongodb:replica_sets:{name}:members"
+        votes = sum(member.get("votes", 1) for member in members.values())
+        if votes % 2 == 0 or votes > MAX_VOTERS:
+            yield problem(
+                path,
+                f"{votes} votes",
+                f"an odd number of at most {MAX_VOTERS}: with an even one, half of them can "
+                "elect nobody",
+            )
+        for host_id, member in members.items():
+            for key, reason in (("votes", "a vote"), ("hidden", "being shown to clients")):
+                without = member.get("votes", 1) == 0 if key == "votes" else member.get("hidden")
+                if without and member.get("priority", 1) != 0:
+                    yield problem(
+                        f"{path}:{host_id}:priority",
+                        f"{member.get('priority', 'nothing, which is 1')}",
+                        f"0, because a member without {reason} cannot become primary",
+                    )
+
+
+def _priorities(declared: Declared) -> Iterator[str]:
+    """The primaries' site is one, and it is the active one."""
+    hosts, active = declared.get("hosts"), declared.get("active_site")
+    if hosts is None or active is None or declared.get("profile") == "reduced":
+        return
+    for name, members in _sets(declared):
+        path = f"openhim:mongodb:replica_sets:{name}:members"
+        placed = [
+            (host_id, hosts[host_id]["site"], member.get("priority", 1))
+            for host_id, member in members.items()
+            if "site" in hosts.get(host_id, {})
+        ]
+        highest = max((priority for _, _, priority in placed), default=None)
+        if highest is None:
+            continue
+        if highest == 0:
+            yield problem(path, "only priorities of 0", "at least one member above 0")
+            continue
+        at = sorted({site for _, site, priority in placed if priority == highest})
+        if at != [active]:
+            # "north and south" is a tie between two sites, "south" a primary away from OpenHIM.
+            yield problem(
+                path,
+                f"the highest priority ({highest:g}) at {' and '.join(at)}",
+                f"the highest priority at the active site {active!r} only; give the members "
+                "elsewhere a lower one",
+            )
+
+
+def _databases(declared: Declared) -> Iterator[str]:
+    mongodb = declared.get("mongodb", {})
+    sets = mongodb.get("replica_sets")
+    for kind, database in mongodb.get("databases", {}).items():
+        name = database.get("replica_set")
+        if sets is not None and name is not None and name not in sets:
+            yield _unknown(f"openhim:mongodb:databases:{kind}:replica_set", name, sets)
+
+
+def _durability(declared: Declared) -> Iterator[str]:
+    if declared.get("mongodb", {}).get("durability") != "every-site":
+        return
+    hosts = declared.get("hosts", {})
+    for name, members in _sets(declared):
+        voters = [host_id for host_id, member in members.items() if member.get("votes", 1)]
+        sites = {hosts.get(host_id, {}).get("site") for host_id in voters} - {None}
+        if len(sites) < 2:
+            yield problem(
+                "openhim:mongodb:durability",
+                f"'every-site', while the voters of {name!r} are all at one site",
+                "majority, or voters at two sites or more",
+            )
+
+
+def _install(declared: Declared) -> Iterator[str]:
+    needed = {
+        "package": ("repository",),
+        "archive": ("source", "source_hash"),
+        "preinstalled": ("binary",),
+    }
+    for part in ("mongodb", "core"):
+        install = declared.get(part, {}).get("install", {})
+        for key in needed.get(install.get("method"), ()):
+            if key not in install:
+                yield problem(
+                    f"openhim:{part}:install:{key}",
+                    "nothing",
+                    f"a text (required by the method {install['method']!r})",
+                )
+
+
+def _users(declared: Declared) -> Iterator[str]:
+    users = declared.get("mongodb", {}).get("users")
+    if users is None:
+        return
+    operators = sorted(name for name, user in users.items() if user.get("operator"))
+    if len(operators) != 1:
+        yield problem(
+            "openhim:mongodb:users",
+            f"{len(operators)} users with operator: true"
+            + (f" ({', '.join(operators)})" if operators else ""),
+            "exactly one, as whom Salt administers the sets",
+        )
+    user = declared.get("core", {}).get("database_user")
+    if user is not None and user not in users:
+        yield _unknown("openhim:core:database_user", user, users)
+
+
+def _ports(declared: Declared) -> Iterator[str]:
+    """No two programs on one host want the same port."""
+    taken: dict[tuple[str, int], str] = {}
+
+    def take(host_id: str, port: int, who: str, path: str) -> Iterator[str]:
+        other = taken.setdefault((host_id, port), who)
+        if other != who:
+            yield problem(path, f"{port}, which {other} has on {host_id}", "a port of its own")
+
+    for name, members in _sets(declared):
+        path = f"openhim:mongodb:replica_sets:{name}"
+        default = declared["mongodb"]["replica_sets"][name].get("port", DEFAULT_MONGODB_PORT)
+        for host_id, member in members.items():
+            own = f"{path}:members:{host_id}:port" if "port" in member else f"{path}:port"
+            yield from take(host_id, member.get("port", default), f"the set {name!r}", own)
+    ports = {**DEFAULT_CORE_PORTS, **declared.get("core", {}).get("ports", {})}
+    channels = declared.get("objects", {}).get("channels", {})
+    for host_id in _with_role(declared.get("hosts", {}), "core"):
+        for key, port in ports.items():
+            yield from take(host_id, port, f"OpenHIM's {key} port", f"openhim:core:ports:{key}")
+        for name, channel in channels.items():
+            if channel.get("tcpPort") and channel.get("type") in ("tcp", "tls"):
+                path = f"openhim:objects:channels:{name}:tcpPort"
+                yield from take(host_id, channel["tcpPort"], f"the channel {name!r}", path)
+
+
+def _channels(declared: Declared) -> Iterator[str]:
+    sites = {
+        host["site"]
+        for host in declared.get("hosts", {}).values()
+        if "core" in host.get("roles", ()) and "site" in host
+    }
+    for name, channel in declared.get("objects", {}).get("channels", {}).items():
+        path = f"openhim:objects:channels:{name}"
+        kind = channel.get("type", "http")
+        needed = {"http": "urlPattern", "tcp": "tcpPort", "tls": "tcpPort"}.get(kind)
+        needed = needed or "pollingSchedule"
+        if needed not in channel:
+            yield problem(f"{path}:{needed}", "nothing", f"a value (the type {kind!r} needs it)")
+        for number, route in enumerate(channel.get("routes", ())):
+            by_site = route.get("host")
+            if isinstance(by_site, Mapping) and set(by_site) != sites:
+                yield problem(
+                    f"{path}:routes:{number}:host",
+                    f"hosts for the sites {names(by_site)}",
+                    f"one for every site with a core: {names(sites)}",
+                )
+
+
+def _certificates(declared: Declared) -> Iterator[str]:
+    certificates = declared.get("certificates")
+    if declared.get("mongodb", {}).get("tls") and certificates is None:
+        yield problem(
+            "openhim:certificates",
+            "nothing",
+            "a mapping with the method x509 or pillar (openhim:mongodb:tls is true)",
+        )
+    if (certificates or {}).get("method") == "x509" and "ca_server" not in certificates:
+        yield problem(
+            "openhim:certificates:ca_server", "nothing", "a minion ID (the method 'x509' needs it)"
+        )
+
+
+def _sets(declared: Declared) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for name, entry in declared.get("mongodb", {}).get("replica_sets", {}).items():
+        if entry.get("members"):
+            yield name, entry["members"]
+
+
+def _with_role(hosts: Mapping[str, Any], role: str) -> list[str]:
+    return sorted(host_id for host_id, host in hosts.items() if role in host.get("roles", ()))
+
+
+RULES = (
+    _sites,
+    _active_site,
+    _addresses,
+    _members,
+    _votes,
+    _priorities,
+    _databases,
+    _durability,
+    _install,
+    _users,
+    _ports,
+    _channels,
+    _certificates,
+)

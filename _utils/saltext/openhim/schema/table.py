@@ -1,0 +1,514 @@
+"""Every key of the pillar's ``openhim``: its kind, whether it must be there, and what it means.
+
+docs/reference/pillar.md is written from this table (``make docs``).
+"""
+
+from __future__ import annotations
+
+from saltext.openhim.schema.kinds import (
+    Address,
+    Either,
+    Flag,
+    Free,
+    Key,
+    ListOf,
+    MapOf,
+    Number,
+    Secret,
+    Text,
+    Tree,
+    choice,
+)
+
+NAME = Text("a name of letters, digits, '.', '_' and '-'", pattern=r"[A-Za-z0-9][A-Za-z0-9._-]*")
+STACK_NAME = Text(
+    "a name of at most 63 letters, digits, '.', '_' and '-'",
+    pattern=r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}",
+)
+MINION_ID = Text("a minion ID", pattern=r"[^\s/:]+")
+HOST_NAME = Text(
+    "a host name or an IP address", pattern=r"[A-Za-z0-9]([A-Za-z0-9.:-]*[A-Za-z0-9])?"
+)
+DATABASE_NAME = Text("a database's name", pattern=r"[^\s/\\.\"$*<>:|?]{1,63}")
+SECRET_NAME = Secret(
+    "the name of an entry of openhim:secrets", pattern=r"[A-Za-z0-9][A-Za-z0-9._-]*"
+)
+VERSION = Text("a version such as '6.0.5'", pattern=r"\d+\.\d+\.\d+([-.+~]\S+)?")
+SOURCE_HASH = Text(
+    "algorithm=digest, or where a file with it is", pattern=r"(\w+=[0-9a-fA-F]+|\w+://\S+|/\S+)"
+)
+SOURCE = Text("a URL or a path (salt://, https://, /…)", pattern=r"(\w+://\S+|/\S+)")
+PATH = Text("an absolute path", pattern=r"/\S*")
+EMAIL = Text("an e-mail address", pattern=r"[^\s@]+@[^\s@]+")
+PORT = Number(1, 65535)
+TEXTS = ListOf(Text())
+PROFILE = choice("production", "reduced")
+ROLES = ("mongodb", "core", "backup", "master")
+
+SITE = Tree({"description": Key(Text(), "What a person calls the site.")}, empty=True)
+
+HOST = Tree(
+    {
+        "site": Key(NAME, "The site where it stands: an entry of `sites`.", required=True),
+        "address": Key(
+            Address(), "Where the other hosts reach it; two hosts never share one.", required=True
+        ),
+        "name": Key(
+            HOST_NAME, "Its name in replica sets, URLs and certificates.", default="the minion ID"
+        ),
+        "roles": Key(
+            ListOf(choice(*ROLES), at_least=1),
+            "`mongodb` (may hold members), `core` (OpenHIM), `backup`, `master` (Salt's).",
+            required=True,
+        ),
+    }
+)
+
+MEMBER = Tree(
+    {
+        "priority": Key(
+            Number(0, 1000, whole=False),
+            "The higher, the rather it becomes primary. Highest at the active site; 0: never.",
+            default="1",
+        ),
+        "votes": Key(
+            Number(0, 1), "Whether it votes; without a vote `priority` must be 0.", default="1"
+        ),
+        "hidden": Key(Flag(), "Not shown to clients; `priority` must be 0 then.", default="false"),
+        "port": Key(PORT, "Its own port, where it differs from the set's.", default="the set's"),
+    },
+    empty=True,
+)
+
+REPLICA_SET = Tree(
+    {
+        "port": Key(PORT, "The port of its members.", default="27017"),
+        "members": Key(
+            MapOf(MEMBER, MINION_ID, at_least=1),
+            "By minion ID. The number of votes is odd and at most 7.",
+            required=True,
+        ),
+    }
+)
+
+DATABASE = Tree(
+    {
+        "name": Key(DATABASE_NAME, "The database.", required=True),
+        "replica_set": Key(
+            NAME, "The set that holds it: an entry of `replica_sets`.", required=True
+        ),
+    }
+)
+
+MONGODB_INSTALL = Tree(
+    {
+        "method": Key(
+            choice("package", "archive", "preinstalled"),
+            "From a package repository, from an archive (.tgz), or it is there already.",
+            required=True,
+        ),
+        "package": Key(Text(), "`package`: its name.", default="mongodb-org-server"),
+        "repository": Key(
+            Text(), "`package`: the line of the apt repository. Required for this method."
+        ),
+        "key": Key(SOURCE, "`package`: where the key is that signs the repository."),
+        "source": Key(SOURCE, "`archive`: where it is. Required for this method."),
+        "source_hash": Key(SOURCE_HASH, "`archive`: its hash. Required for this method."),
+        "binary": Key(PATH, "`preinstalled`: where mongod is. Required for this method."),
+    }
+)
+
+MONGODB_USER = Tree(
+    {
+        "secret": Key(SECRET_NAME, "The secret that is its password.", required=True),
+        "roles": Key(
+            ListOf(
+                Tree(
+                    {
+                        "role": Key(Text(), "A role of MongoDB.", required=True),
+                        "db": Key(Text(), "The database it is for.", required=True),
+                    }
+                ),
+                at_least=1,
+            ),
+            "What it may do.",
+            required=True,
+        ),
+        "operator": Key(
+            Flag(), "Salt administers the sets as this user; exactly one is.", default="false"
+        ),
+    }
+)
+
+MONGODB = Tree(
+    {
+        "version": Key(VERSION, "MongoDB's version, in full.", required=True),
+        "install": Key(MONGODB_INSTALL, "Where it comes from.", required=True),
+        "replica_sets": Key(
+            MapOf(REPLICA_SET, NAME, at_least=1), "The sets, by name.", required=True
+        ),
+        "databases": Key(
+            Tree(
+                {
+                    "main": Key(DATABASE, "OpenHIM's main database.", required=True),
+                    "audit": Key(
+                        DATABASE, "Its audit records; may be the same one.", required=True
+                    ),
+                }
+            ),
+            "OpenHIM's two databases.",
+            required=True,
+        ),
+        "durability": Key(
+            choice("majority", "every-site"),
+            "When a write is acknowledged. `every-site` loses none of them with a site, costs its "
+            "latency, and acknowledges nothing while a site is away.",
+            default="majority",
+        ),
+        "write_timeout_ms": Key(
+            Number(1), "`every-site`: how long a write may wait.", default="10000"
+        ),
+        "election_timeout_ms": Key(
+            Number(100), "How long a primary may be silent before an election.", default="10000"
+        ),
+        "tls": Key(
+            Flag(),
+            "Encrypt between members and from clients; needs `certificates`.",
+            default="false",
+        ),
+        "tls_ca_file": Key(PATH, "The CA that clients trust.", default="/etc/openhim-tls/ca.crt"),
+        "cache_size_gb": Key(
+            Number(0.25, 10000, whole=False),
+            "WiredTiger's cache per mongod, in GB.",
+            default="MongoDB's own",
+        ),
+        "oplog_size_mb": Key(Number(990), "The oplog's size in MB.", default="MongoDB's own"),
+        "config": Key(Free(), "Any key of mongod.conf, laid over what this package writes."),
+        "users": Key(MapOf(MONGODB_USER, NAME, at_least=1), "Users, by name.", required=True),
+    }
+)
+
+CORE_INSTALL = Tree(
+    {
+        "method": Key(
+            choice("npm", "archive"), "From npm, or from a release archive.", required=True
+        ),
+        "source": Key(SOURCE, "`archive`: where it is. Required for this method."),
+        "source_hash": Key(SOURCE_HASH, "`archive`: its hash. Required for this method."),
+        "overrides": Key(Free("a mapping of texts"), "`npm`: versions of dependencies to use."),
+    }
+)
+
+CORE = Tree(
+    {
+        "version": Key(VERSION, "OpenHIM core's version, in full.", required=True),
+        "install": Key(CORE_INSTALL, "Where it comes from.", required=True),
+        "node_package": Key(Text(), "The system package with Node.", default="nodejs"),
+        "node_options": Key(TEXTS, "Options of Node; `./` is the release's folder.", default="[]"),
+        "database_user": Key(
+            NAME, "As whom it connects: an entry of `mongodb:users`.", required=True
+        ),
+        "ports": Key(
+            Tree(
+                {
+                    "api": Key(PORT, "Its API (HTTPS).", default="8080"),
+                    "http": Key(PORT, "The router, HTTP.", default="5001"),
+                    "https": Key(PORT, "The router, HTTPS.", default="5000"),
+                }
+            ),
+            "Where it listens; all different.",
+        ),
+        "config": Key(Free(), "Any key of OpenHIM's own configuration, laid over ours."),
+        "administrator": Key(
+            Tree(
+                {
+                    "email": Key(EMAIL, "The administrator's e-mail.", required=True),
+                    "secret": Key(SECRET_NAME, "The secret that is the password.", required=True),
+                }
+            ),
+            "The user as whom Salt uses the API.",
+            required=True,
+        ),
+        "synthetic": Key(
+            Tree(
+                {
+                    "client": Key(NAME, "The client that sends it.", required=True),
+                    "secret": Key(SECRET_NAME, "The secret that is its password.", required=True),
+                }
+            ),
+            "The synthetic transaction that proves the service.",
+            required=True,
+        ),
+    }
+)
+
+ROUTE = Tree(
+    {
+        "name": Key(Text(), "The route's name.", required=True),
+        "host": Key(
+            Either(HOST_NAME, MapOf(HOST_NAME, NAME, at_least=1)),
+            "The upstream; by site where it differs, because those of a dead site are dead too.",
+        ),
+        "port": Key(PORT, "The upstream's port."),
+        "secret": Key(SECRET_NAME, "The secret that is the upstream's password."),
+        "type": Key(choice("http", "kafka"), "OpenHIM's."),
+        "status": Key(choice("enabled", "disabled"), "OpenHIM's."),
+        **{
+            name: Key(Flag(), "OpenHIM's.")
+            for name in ("secured", "primary", "forwardAuthHeader", "waitPrimaryResponse")
+        },
+        **{
+            name: Key(Text(), "OpenHIM's.")
+            for name in (
+                "cert",
+                "path",
+                "pathTransform",
+                "username",
+                "statusCodesCheck",
+                "kafkaClientId",
+                "kafkaTopic",
+            )
+        },
+    }
+)
+
+# The keys of OpenHIM's channels, of the versions 4 to 8.
+CHANNEL = Tree(
+    {
+        "urlPattern": Key(Text(), "Which requests it takes: a regular expression."),
+        "type": Key(choice("http", "tcp", "tls", "polling"), "What it listens to.", default="http"),
+        "status": Key(choice("enabled", "disabled"), "Whether it works.", default="enabled"),
+        "allow": Key(TEXTS, "Client roles, or client IDs, that may use it."),
+        "methods": Key(
+            ListOf(
+                choice(
+                    "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"
+                )
+            ),
+            "HTTP methods.",
+        ),
+        "routes": Key(ListOf(ROUTE, at_least=1), "Where to. One is primary.", required=True),
+        "authType": Key(choice("private", "public"), "Who may use it.", default="private"),
+        "tcpPort": Key(PORT, "`tcp` and `tls`: where it listens. Required for these."),
+        "tcpHost": Key(Text(), "`tcp` and `tls`: the address where it listens."),
+        "pollingSchedule": Key(Text(), "`polling`: when."),
+        "timeout": Key(Number(1, 3600000), "In milliseconds."),
+        "priority": Key(Number(1), "Which channel is asked first; 1 before 2."),
+        "maxBodyAgeDays": Key(Number(1, 36500), "How long bodies are kept."),
+        "autoRetryPeriodMinutes": Key(Number(1), "How often it tries again."),
+        "autoRetryMaxAttempts": Key(Number(0), "How many times at most; 0: no limit."),
+        **{
+            name: Key(Flag(), "OpenHIM's.")
+            for name in (
+                "isAsynchronousProcess",
+                "requestBody",
+                "responseBody",
+                "rewriteUrls",
+                "addAutoRewriteRules",
+                "autoRetryEnabled",
+            )
+        },
+        **{
+            name: Key(Text(), "OpenHIM's.")
+            for name in (
+                "description",
+                "matchContentRegex",
+                "matchContentXpath",
+                "matchContentJson",
+                "matchContentValue",
+            )
+        },
+        **{
+            name: Key(TEXTS, "OpenHIM's.")
+            for name in (
+                "whitelist",
+                "matchContentTypes",
+                "txViewAcl",
+                "txViewFullAcl",
+                "txRerunAcl",
+            )
+        },
+        **{
+            name: Key(ListOf(Free()), "OpenHIM's.")
+            for name in ("properties", "alerts", "rewriteUrlsConfig")
+        },
+    }
+)
+
+CLIENT = Tree(
+    {
+        "name": Key(Text(), "What people call it.", default="its ID"),
+        "roles": Key(TEXTS, "Its roles; channels allow them.", required=True),
+        "secret": Key(SECRET_NAME, "The secret that is its password (basic auth)."),
+        **{
+            name: Key(Text(), "OpenHIM's.")
+            for name in (
+                "clientDomain",
+                "customTokenID",
+                "certFingerprint",
+                "organization",
+                "location",
+                "softwareName",
+                "description",
+                "contactPerson",
+                "contactPersonEmail",
+            )
+        },
+    }
+)
+
+USER = Tree(
+    {
+        "firstname": Key(Text(), "First name.", required=True),
+        "surname": Key(Text(), "Surname.", required=True),
+        "groups": Key(TEXTS, "OpenHIM's roles; `admin` may do everything.", required=True),
+        "secret": Key(SECRET_NAME, "The secret that is the password.", required=True),
+        "msisdn": Key(Text(), "The phone for alerts."),
+        "dailyReport": Key(Flag(), "OpenHIM's."),
+        "weeklyReport": Key(Flag(), "OpenHIM's."),
+        "settings": Key(Free(), "OpenHIM's."),
+    }
+)
+
+OBJECTS = Tree(
+    {
+        "clients": Key(MapOf(CLIENT, at_least=0), "By client ID."),
+        "channels": Key(MapOf(CHANNEL), "By name."),
+        "users": Key(MapOf(USER, EMAIL), "By e-mail address."),
+        "roles": Key(MapOf(Free()), "By name (OpenHIM 8)."),
+        "mediators": Key(
+            MapOf(Tree({"config": Key(Free(), "Its settings.", required=True)})), "By URN."
+        ),
+        "keystore": Key(
+            Tree(
+                {
+                    "certificate_secret": Key(SECRET_NAME, "The server's certificate (PEM)."),
+                    "key_secret": Key(SECRET_NAME, "Its key (PEM)."),
+                    "passphrase_secret": Key(SECRET_NAME, "The key's passphrase."),
+                    "trusted": Key(
+                        MapOf(Text("a certificate (PEM)", pattern=r"(?s)\s*-----BEGIN CERT.*")),
+                        "Certificates of clients and upstreams, by name.",
+                    ),
+                }
+            ),
+            "The HTTPS router's certificate, and whom it trusts.",
+        ),
+    }
+)
+
+CERTIFICATES = Tree(
+    {
+        "method": Key(
+            choice("x509", "pillar"),
+            "`x509`: issued by Salt's x509 modules; the secrets are `tls_ca` on every host and "
+            "`tls_ca_key` on the CA's. `pillar`: the secrets `tls_ca`, `tls_certificate` and "
+            "`tls_key` of every host.",
+            required=True,
+        ),
+        "ca_server": Key(MINION_ID, "`x509`: the minion that holds the CA's key. Required then."),
+        "days_valid": Key(Number(1), "`x509`: how long a certificate is valid.", default="825"),
+        "days_remaining": Key(
+            Number(0), "Renewed, and reported, when fewer days are left.", default="30"
+        ),
+    }
+)
+
+NETWORKS = ListOf(Address(network=True))
+
+FIREWALL = Tree(
+    {
+        "enabled": Key(Flag(), "Whether this package writes the firewall.", required=True),
+        "ssh_from": Key(
+            NETWORKS,
+            "Who may use SSH. Must be said (`[]`: nobody), lest you lock yourself out.",
+            required=True,
+        ),
+        "salt_from": Key(NETWORKS, "Who may reach Salt's master.", default="[]"),
+        "extra": Key(
+            ListOf(
+                Tree(
+                    {
+                        "port": Key(PORT, "The port.", required=True),
+                        "protocol": Key(choice("tcp", "udp"), "The protocol.", default="tcp"),
+                        "from": Key(NETWORKS, "Who may reach it.", default="anyone"),
+                        "roles": Key(ListOf(choice(*ROLES)), "On which hosts.", default="all"),
+                        "comment": Key(Text(), "Why."),
+                    }
+                )
+            ),
+            "More that is open.",
+            default="[]",
+        ),
+    }
+)
+
+RECOVERY = Tree(
+    {
+        "epoch": Key(Number(0), "Which history is the real one."),
+        "active_site": Key(NAME, "The site that is active now."),
+        "profile": Key(PROFILE, "The profile that holds now."),
+        "lost_sites": Key(ListOf(NAME), "Sites that are lost."),
+        "kind": Key(Text(), "What minted the epoch: `failover`, `failback`…"),
+        "error": Key(Text(), "Why the record could not be read; nothing runs then."),
+    },
+    # The recovery record has more to say than the states need.
+    open=True,
+    empty=True,
+)
+
+OPENHIM = Tree(
+    {
+        "stack": Key(
+            STACK_NAME, "The stack's name; typed out to confirm what is dangerous.", required=True
+        ),
+        "profile": Key(
+            PROFILE,
+            "`reduced`: one member, one core, at the active site.",
+            default="production",
+        ),
+        "active_site": Key(
+            NAME,
+            "Where OpenHIM runs and the primaries live. A recovery overrides it.",
+            required=True,
+        ),
+        "sites": Key(MapOf(SITE, NAME, at_least=1), "Failure domains, by name.", required=True),
+        "hosts": Key(MapOf(HOST, MINION_ID, at_least=1), "By minion ID.", required=True),
+        "manage_hosts_file": Key(
+            Flag(),
+            "Write the hosts' names into /etc/hosts, so that no DNS is needed.",
+            default="false",
+        ),
+        "mongodb": Key(MONGODB, "MongoDB.", required=True),
+        "core": Key(CORE, "OpenHIM core.", required=True),
+        "objects": Key(OBJECTS, "What must exist inside OpenHIM."),
+        "certificates": Key(CERTIFICATES, "Where the hosts' certificates come from."),
+        "firewall": Key(FIREWALL, "What is open."),
+        "clock": Key(
+            Tree(
+                {
+                    "servers": Key(ListOf(HOST_NAME), "NTP servers.", required=True),
+                    "max_offset_ms": Key(Number(1), "Farther off is a failure.", default="500"),
+                }
+            ),
+            "Clock synchronisation.",
+        ),
+        "backup": Key(Tree({}, empty=True), "Reserved: no keys yet."),
+        "targets": Key(
+            Tree(
+                {
+                    "rpo_seconds": Key(Number(0), "How much may be lost."),
+                    "rto_seconds": Key(Number(0), "How long it may be down."),
+                }
+            ),
+            "What the business asks for; reports show what was measured beside it.",
+        ),
+        "secrets": Key(
+            MapOf(Secret(), SECRET_NAME),
+            "Values by name, in pillar files of their own, on the hosts whose role needs them.",
+        ),
+        "recovery": Key(
+            RECOVERY, "The recovery record; comes from the external pillar, not from a file."
+        ),
+    },
+    words="the stack's declaration, a mapping",
+)

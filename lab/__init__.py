@@ -10,9 +10,8 @@ A person calls it as ``python -m lab``; tests and the demo import :class:`Lab`::
 Only the standard library is used, so that the lab runs before anything is installed.
 """
 
-#from lab.errors import LabError
-#from lab.host import Host, HostSpec
-#from lab.lab import Lab
-#from lab.salt import SaltMaster
+from lab.errors import LabError
+from lab.host import Host, HostSpec
+from lab.lab import Lab
 
-#__all__ = ["Host", "HostSpec", "Lab", "LabError", "SaltMaster"]
+__all__ = ["Host", "HostSpec", "Lab", "LabError"]

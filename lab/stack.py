@@ -1,0 +1,131 @@
+"""A whole OpenHIM stack in the lab: the hosts that a pillar declares, with Salt on each.
+
+The tests and the demo use the same state tree and the same example pillar that a user gets; only
+secrets are made here, because a repository holds none.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lab import artifacts, cache, secrets
+from lab.host import HostSpec
+from lab.lab import Lab
+from lab.salt import SaltMaster
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+EXAMPLE = REPOSITORY / "pillar"
+
+#: Where the hosts find the repository, the artifacts and the secrets.
+SHARED = "/srv/saltext-openhim"
+ARTIFACTS = "/srv/artifacts"
+SECRETS = "/srv/secrets"
+
+#: Each site's laboratory, to which OpenHIM forwards orders: site → address (the pillar's routes).
+UPSTREAMS = {"north": "10.20.1.31", "south": "10.20.2.31"}
+UPSTREAM_PORT = 8090
+CLINICS = "10.20.9.10"
+
+
+@dataclass
+class Stack:
+    """A booted lab with Salt: ``lab``, ``master``, and the pillar that it was made from."""
+
+    lab: Lab
+    master: SaltMaster
+    pillar: Mapping[str, Any]
+    folder: Path
+
+    @property
+    def declared(self) -> Mapping[str, Any]:
+        """The declaration, ``openhim:``."""
+        return self.pillar["openhim"]
+
+    def managed(self) -> list[str]:
+        """The declared hosts, in the order of the declaration."""
+        return list(self.declared["hosts"])
+
+    def secret(self, name: str) -> str:
+        """The value of a secret that was made for this lab."""
+        for file in sorted((self.folder / "secrets" / "secrets").glob("*.sls")):
+            known = yaml.safe_load(file.read_text())["openhim"]["secrets"]
+            if name in known:
+                return str(known[name])
+        raise KeyError(name)
+
+
+def declaration(folder: Path) -> dict[str, Any]:
+    """The declaration in a pillar folder, as the lab needs it before there is a master."""
+    return yaml.safe_load((folder / "openhim" / "production.sls").read_text())
+
+
+@contextmanager
+def started(pillar_folder: Path = EXAMPLE, upstreams: bool = True) -> Iterator[Stack]:
+    """Boot the hosts that a pillar declares, start Salt on them, and clean up afterwards."""
+    pillar = declaration(pillar_folder)
+    folder = Path(tempfile.mkdtemp(prefix="stack-", dir=cache.folder("run")))
+    try:
+        _artifacts(folder / "artifacts")
+        secrets.write(pillar, folder / "secrets")
+        hosts = [
+            HostSpec(name, site=host["site"], address=host["address"])
+            for name, host in pillar["openhim"]["hosts"].items()
+        ]
+        shares = {
+            SHARED: REPOSITORY,
+            ARTIFACTS: folder / "artifacts",
+            SECRETS: folder / "secrets",
+            "/srv/pillar": pillar_folder,
+        }
+        with Lab.start(hosts=hosts, share=shares) as lab:
+            if upstreams:
+                _start_upstreams(lab)
+            yield Stack(lab, _start_salt(lab), pillar, folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _start_salt(lab: Lab) -> SaltMaster:
+    master = SaltMaster(
+        lab,
+        "master",
+        file_roots=[f"{SHARED}/salt", ARTIFACTS],
+        pillar_roots=["/srv/pillar", SECRETS],
+        config={
+            "ext_pillar": [{"openhim_recovery": "/var/lib/saltext-openhim/recovery"}],
+            "peer": {".*": ["x509.sign_remote_certificate"]},
+        },
+    )
+    master.start()
+    master.run("saltutil.sync_all")
+    return master
+
+
+def _start_upstreams(lab: Lab) -> None:
+    for site, address in UPSTREAMS.items():
+        lab.process(
+            f"{site}-laboratory",
+            address,
+            site,
+            ["python3", "-m", "lab.upstream", address, str(UPSTREAM_PORT)],
+        )
+
+
+def _artifacts(folder: Path) -> None:
+    """The release archives under the names that the example pillar uses, with their hashes."""
+    target = folder / "artifacts"
+    target.mkdir(parents=True)
+    for name, source in (
+        ("mongodb.tgz", artifacts.mongodb_archive()),
+        ("openhim-core.tar.gz", artifacts.openhim_release()),
+    ):
+        shutil.copy2(source, target / name)
+        (target / f"{name}.sha256").write_text(f"{cache.sha256(source)}  {name}\n")

@@ -1,0 +1,94 @@
+"""Clinics that send laboratory orders through OpenHIM, and write down which were acknowledged.
+
+``python -m lab.traffic LOG WRITERS PER_SECOND CORE [CORE…]`` with the client's ``name:password`` on
+standard input. Each line of LOG is one order: its number, when it was sent and answered (seconds
+since 1970), the core, and the HTTP status, or the error. A writer whose core does not answer goes to
+the next one, as clinics do that know two addresses. Runs until it is told to stop (SIGTERM).
+"""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import itertools
+import json
+import signal
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TextIO
+
+PORT = 5001
+TIMEOUT = 5
+PATH = "/laboratory/orders/"
+
+
+class Clinics:
+    """A few writers that share a numbering and a log."""
+
+    def __init__(self, log: TextIO, cores: Sequence[str], authorization: str, per_second: float):
+        self._log = log
+        self._cores = cores
+        self._headers = {"Authorization": authorization, "Content-Type": "application/json"}
+        self._pause = 1 / per_second
+        self._numbers = itertools.count(1)
+        self._lock = threading.Lock()
+        self.stop = threading.Event()
+
+    def write(self, writer: int) -> None:
+        """Send one order after the other until told to stop."""
+        core = 0
+        connection = None
+        while not self.stop.wait(self._pause):
+            number = next(self._numbers)
+            name = self._cores[core % len(self._cores)]
+            entry: dict[str, object] = {"number": number, "core": name, "sent": time.time()}
+            try:
+                connection = connection or http.client.HTTPConnection(name, PORT, timeout=TIMEOUT)
+                body = json.dumps({"order": number, "writer": writer})
+                connection.request("POST", f"{PATH}{number}", body, self._headers)
+                response = connection.getresponse()
+                response.read()
+                entry["status"] = response.status
+            except (OSError, http.client.HTTPException) as error:
+                entry["error"] = f"{type(error).__name__}: {error}"
+                if connection:
+                    connection.close()
+                connection = None
+                core += 1
+            entry["answered"] = time.time()
+            with self._lock:
+                self._log.write(json.dumps(entry) + "\n")
+                self._log.flush()
+
+
+def read(log: Path) -> list[dict]:
+    """The orders in a log, in the order in which they were answered."""
+    return [json.loads(line) for line in log.read_text().splitlines() if line.endswith("}")]
+
+
+def acknowledged(orders: list[dict]) -> list[dict]:
+    """The orders that a client was told were taken."""
+    return [order for order in orders if order.get("status") in (200, 201)]
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run until SIGTERM."""
+    log, writers, per_second, *cores = arguments
+    authorization = "Basic " + base64.b64encode(sys.stdin.readline().strip().encode()).decode()
+    with Path(log).open("a") as file:
+        clinics = Clinics(file, cores, authorization, float(per_second) / int(writers))
+        signal.signal(signal.SIGTERM, lambda *_: clinics.stop.set())
+        threads = [
+            threading.Thread(target=clinics.write, args=(number,)) for number in range(int(writers))
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

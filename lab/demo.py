@@ -10,15 +10,18 @@ import json
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from lab import cache, stack, traffic
 from lab.errors import LabError
+from lab.process import Process
 
 LOST, SURVIVOR = "north", "south"
 WRITERS, PER_SECOND = 4, 20
@@ -50,7 +53,7 @@ class Story:
 
 
 def main(report: Path) -> int:
-    """Run the demo; 0 when every acknowledged order was found or is listed."""
+    """Run the demo; it raises when something does not come out as the story says."""
     story = Story()
     with story.step("Boot the hosts of two sites and a third place, with Salt on each"):
         context = stack.started()
@@ -63,7 +66,7 @@ def main(report: Path) -> int:
     report.parent.mkdir(parents=True, exist_ok=True)
     report.write_text(text)
     print(f"\n{text}\nThis report is in {report}")
-    return 0 if not outcome["unaccounted"] else 1
+    return 0
 
 
 def _play(story: Story, running: stack.Stack) -> dict[str, Any]:
@@ -91,8 +94,7 @@ def _play(story: Story, running: stack.Stack) -> dict[str, Any]:
         result = _failover(running, request)
     with story.step(f"The clinics go on at {SURVIVOR}, until {ORDERS_AFTER} more are acknowledged"):
         _wait_for(lambda: len(_acknowledged_at(log, running, SURVIVOR)) >= ORDERS_AFTER, 120)
-        clinics.terminate()
-        clinics.wait(30)
+        clinics.stop(30)
     with story.step("Every acknowledged order is looked up in MongoDB"):
         outcome = _reckon(running, log, disrupted)
     return {**outcome, **result}
@@ -117,3 +119,127 @@ def _highstate(story: Story, running: stack.Stack) -> None:
         raise_unless(not failed[host], f"the highstate failed on {host}: {failed[host]}")
     count = sum(len(states) for states in results.values())
     story.say(f"{count} states on {len(results)} hosts hold")
+
+
+def _start_clinics(running: stack.Stack, log: Path) -> Process:
+    log.touch()
+    cores = [_core(running, site) for site in (LOST, SURVIVOR)]
+    return running.lab.process(
+        "clinics",
+        stack.CLINICS,
+        "clinics",
+        [sys.executable, "-m", "lab.traffic", log, WRITERS, PER_SECOND, *cores],
+        env={
+            "PYTHONPATH": str(stack.REPOSITORY),
+            "CLINIC": f"{CLIENT}:{running.secret('client_laboratory')}",
+        },
+    )
+
+
+def _core(running: stack.Stack, site: str) -> str:
+    hosts = running.declared["hosts"]
+    return next(
+        name for name, host in hosts.items() if host["site"] == site and "core" in host["roles"]
+    )
+
+
+def _acknowledged_at(log: Path, running: stack.Stack, site: str) -> list[dict]:
+    core = _core(running, site)
+    return [order for order in traffic.acknowledged(traffic.read(log)) if order["core"] == core]
+
+
+def _failover(running: stack.Stack, request: Mapping[str, str]) -> dict[str, Any]:
+    pillar = json.dumps({"failover": request})
+    running.master.orchestrate("orch.failover", pillar=pillar, timeout=600)
+    (epoch,) = running.master.run("openhim_dr.history", stack=request["confirm"])
+    return {"epoch": epoch["epoch"], **epoch["result"]}
+
+
+def _reckon(running: stack.Stack, log: Path, disrupted: float) -> dict[str, Any]:
+    """Compare what clients were told with what MongoDB has."""
+    orders = traffic.read(log)
+    acknowledged = traffic.acknowledged(orders)
+    found = _transactions(running)
+    states = Counter(found.get(str(order["number"]), "missing") for order in acknowledged)
+    missing = [order for order in acknowledged if str(order["number"]) not in found]
+    before = [order for order in acknowledged if order["answered"] <= disrupted]
+    kept = [order["answered"] for order in before if str(order["number"]) in found]
+    late = [order for order in missing if order["answered"] > disrupted]
+    raise_unless(not late, f"acknowledged at {SURVIVOR} after the failover, and not found: {late}")
+    return {
+        "sent": len(orders),
+        "acknowledged": len(acknowledged),
+        "before": len(before),
+        "states": dict(states),
+        "missing": missing,
+        "last_kept_seconds": round(disrupted - max(kept), 3) if kept else None,
+    }
+
+
+def _transactions(running: stack.Stack) -> dict[str, str]:
+    member = next(
+        name
+        for name, host in running.declared["hosts"].items()
+        if host["site"] == SURVIVOR and "mongodb" in host["roles"]
+    )
+    database = running.declared["mongodb"]["databases"]["main"]
+    asked = {
+        "url": f"mongodb://operator:{quote(running.secret('mongodb_operator'), safe='')}"
+        f"@{member}:27017/?directConnection=true&tls=true&tlsCAFile=/etc/openhim-tls/ca.crt",
+        "database": database["name"],
+        "prefix": traffic.PATH,
+    }
+    answer = running.lab.host(member).run(
+        ["/opt/salt/bin/python", f"{stack.SHARED}/lab/reckoning.py"], input=json.dumps(asked)
+    )
+    return json.loads(answer.stdout)
+
+
+def _wait_for(condition: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        raise_unless(time.monotonic() < deadline, f"it did not come to that within {seconds} s")
+        time.sleep(0.2)
+
+
+def _report(story: Story, outcome: Mapping[str, Any]) -> str:
+    steps = "\n".join(f"| {title} | {seconds:.1f} |" for title, seconds in story.steps)
+    states = "\n".join(f"| {state} | {count} |" for state, count in sorted(outcome["states"].items()))
+    missing = "\n".join(
+        f"- order {order['number']}, acknowledged "
+        f"{datetime.fromtimestamp(order['answered'], timezone.utc).isoformat()}"
+        for order in outcome["missing"]
+    )
+    kept_until = outcome["last_kept_seconds"]
+    return f"""\
+# A site was lost, and OpenHIM serves from the other
+
+| measured | seconds |
+|---|---|
+| RTO: from the disruption to the first transaction served | {outcome["rto_seconds"]} |
+| from the declaration to the first transaction served | {outcome["rto_from_declaration_seconds"]} |
+| RPO: from the last write that survived to the disruption | {outcome["rpo_seconds"]} |
+| from the last acknowledged order that survived to the disruption | {kept_until} |
+
+{outcome["sent"]} orders were sent and {outcome["acknowledged"]} acknowledged, {outcome["before"]} of
+them before the site was lost. What MongoDB knows of the acknowledged ones:
+
+| state | orders |
+|---|---|
+{states}
+
+{"Acknowledged and lost:" if missing else "No acknowledged order is missing."}
+{missing}
+
+| step | seconds |
+|---|---|
+{steps}
+| **all** | {time.monotonic() - story.started:.1f} |
+"""
+
+
+if __name__ == "__main__":
+    # A demo that is told to stop takes its hosts with it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    target = Path(sys.argv[1]) if len(sys.argv) > 1 else cache.directory() / "demo-report.md"
+    sys.exit(main(target))

@@ -7,6 +7,7 @@ secrets are made here, because a repository holds none.
 from __future__ import annotations
 
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -71,7 +72,7 @@ def declaration(folder: Path) -> dict[str, Any]:
 def started(pillar_folder: Path = EXAMPLE, upstreams: bool = True) -> Iterator[Stack]:
     """Boot the hosts that a pillar declares, start Salt on them, and clean up afterwards."""
     pillar = declaration(pillar_folder)
-    folder = Path(tempfile.mkdtemp(prefix="stack-", dir=cache.folder("run")))
+    folder = Path(tempfile.mkdtemp(prefix="stack-", dir=cache.directory()))
     try:
         _artifacts(folder / "artifacts")
         secrets.write(pillar, folder / "secrets")
@@ -115,7 +116,8 @@ def _start_upstreams(lab: Lab) -> None:
             f"{site}-laboratory",
             address,
             site,
-            ["python3", "-m", "lab.upstream", address, str(UPSTREAM_PORT)],
+            [sys.executable, "-m", "lab.upstream", address, UPSTREAM_PORT],
+            env={"PYTHONPATH": str(REPOSITORY)},
         )
 
 

@@ -1,9 +1,10 @@
 """Clinics that send laboratory orders through OpenHIM, and write down which were acknowledged.
 
-``python -m lab.traffic LOG WRITERS PER_SECOND CORE [CORE…]`` with the client's ``name:password`` on
-standard input. Each line of LOG is one order: its number, when it was sent and answered (seconds
-since 1970), the core, and the HTTP status, or the error. A writer whose core does not answer goes to
-the next one, as clinics do that know two addresses. Runs until it is told to stop (SIGTERM).
+``python -m lab.traffic LOG WRITERS PER_SECOND CORE [CORE…]`` with the client's ``name:password`` in
+the environment variable ``CLINIC``. Each line of LOG is one order: its number, when it was sent and
+answered (seconds since 1970), the core, and the HTTP status, or the error. A writer whose core does
+not answer goes to the next one, as clinics do that know two addresses. Runs until it is told to stop
+(SIGTERM).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import base64
 import http.client
 import itertools
 import json
+import os
 import signal
 import sys
 import threading
@@ -77,7 +79,7 @@ def acknowledged(orders: list[dict]) -> list[dict]:
 def main(arguments: Sequence[str]) -> None:
     """Run until SIGTERM."""
     log, writers, per_second, *cores = arguments
-    authorization = "Basic " + base64.b64encode(sys.stdin.readline().strip().encode()).decode()
+    authorization = "Basic " + base64.b64encode(os.environ["CLINIC"].encode()).decode()
     with Path(log).open("a") as file:
         clinics = Clinics(file, cores, authorization, float(per_second) / int(writers))
         signal.signal(signal.SIGTERM, lambda *_: clinics.stop.set())

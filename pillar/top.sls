@@ -1,9 +1,13 @@
-# Which minion sees what. The declaration holds no secret; every secret file goes only to the hosts
-# whose role needs it.
+# Which minion sees what. The declaration holds no secret; every file of secrets goes only to the
+# hosts whose roles need it.
 base:
   '*':
     - openhim.production
+    - secrets.public             # the authority's certificate: no secret, but made with them
   '*-db*':
     - secrets.mongodb
   '*-core*':
     - secrets.core
+  'master':                      # openhim:certificates:ca_server
+    - openhim.authority
+    - secrets.authority

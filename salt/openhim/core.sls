@@ -1,0 +1,104 @@
+# OpenHIM core: installed on every core host, running where the active site is. Elsewhere it is kept
+# ready and stopped, so that a failover only has to start it.
+{%- set core = salt['openhim.core_settings']() %}
+include:
+  - openhim.checked
+  - certificates
+  - firewall
+
+node is installed:
+  pkg.installed:
+    - name: {{ pillar['openhim']['core'].get('node_package', 'nodejs') }}
+    - require:
+      - openhim: the pillar is allowed
+
+the user of OpenHIM exists:
+  user.present:
+    - name: {{ core.user }}
+    - system: true
+    - usergroup: true
+    - home: /var/lib/openhim
+    - shell: /usr/sbin/nologin
+    - require:
+      - openhim: the pillar is allowed
+
+OpenHIM is installed:
+  openhim.installed:
+    - require:
+      - pkg: node is installed
+      - user: the user of OpenHIM exists
+
+OpenHIM is configured:
+  openhim.configured:
+    - require:
+      - openhim: OpenHIM is installed
+      - sls: certificates.{{ pillar['openhim']['certificates']['method'] }}
+
+OpenHIM has a unit:
+  file.managed:
+    - name: /etc/systemd/system/{{ core.unit }}
+    - source: salt://openhim/files/openhim-core.service
+    - template: jinja
+    - context: {{ {'core': core} | json }}
+    - mode: '0644'
+    - require:
+      - user: the user of OpenHIM exists
+
+{%- if core.active %}
+
+OpenHIM's databases take writes:
+  openhim.database_writable:
+    - timeout: 300
+    - require:
+      - openhim: OpenHIM is configured
+
+OpenHIM runs:
+  service.running:
+    - name: {{ core.unit }}
+    - enable: true
+    - require:
+      - openhim: OpenHIM's databases take writes
+    - watch:
+      - openhim: OpenHIM is installed
+      - openhim: OpenHIM is configured
+      - file: OpenHIM has a unit
+
+OpenHIM's administrator has the declared password:
+  openhim.administrator_present:
+    - require:
+      - service: OpenHIM runs
+
+OpenHIM holds the declared objects:
+  openhim.objects_present:
+    - require:
+      - openhim: OpenHIM's administrator has the declared password
+
+OpenHIM can be tried with a synthetic transaction:
+  openhim.synthetic_present:
+    - require:
+      - openhim: OpenHIM's administrator has the declared password
+
+OpenHIM is healthy:
+  openhim.healthy:
+    - require:
+      - openhim: OpenHIM holds the declared objects
+      - openhim: OpenHIM can be tried with a synthetic transaction
+
+{%- if pillar['openhim'].get('firewall', {}).get('enabled') %}
+
+the ports of the live channels are open:
+  openhim_firewall.applied:
+    - require:
+      - openhim: OpenHIM is healthy
+{%- endif %}
+
+{%- else %}
+
+OpenHIM is kept ready and stopped:
+  service.dead:
+    - name: {{ core.unit }}
+    - enable: false
+    - require:
+      - openhim: OpenHIM is configured
+      - file: OpenHIM has a unit
+{%- endif %}

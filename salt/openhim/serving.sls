@@ -1,0 +1,4 @@
+# What a core host needs to take over, and nothing else: orch.failover is in a hurry.
+include:
+  - openhim.checked
+  - openhim.core

@@ -32,8 +32,10 @@ def sighting():
         host = stack.host(__grains__["id"])
         members = {}
         for name in sorted(stack.replica_sets):
-            for seen in connection.probe_all(__pillar__, host.id, name):
-                members[f"{name}/{seen.member}"] = seen.state or seen.kind
+            here = connection.vantage(__pillar__, host.id, name)
+            seen = connection.probe_all([m.name for m in here.replica_set.members], here.access)
+            for member, observation in seen.items():
+                members[f"{name}/{member}"] = observation.state or observation.kind
     except OpenHIMError as error:
         raise CommandExecutionError(str(error)) from error
     running = None

@@ -101,8 +101,10 @@ def test_no_promotion_while_any_primary_is_visible_from_anywhere(member):
         assert [r for r in verdict.refusals if f"{member} is PRIMARY, seen from {host}" in r]
 
 
-@pytest.mark.parametrize("state", ["SECONDARY", "RECOVERING", "STARTUP2", "ROLLBACK"])
-def test_a_site_with_a_living_member_is_not_lost(state):
+@pytest.mark.parametrize(
+    "state", ["SECONDARY", "RECOVERING", "STARTUP2", "ROLLBACK", "member", "unauthorized"]
+)
+def test_a_site_where_any_mongod_answers_is_not_lost(state):
     verdict = decide(sightings=seeing("south-db1", members={**GONE, "rs/north-db2:27017": state}))
     assert "the site is not lost" in verdict.refusals[0]
 

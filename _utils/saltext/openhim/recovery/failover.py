@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from saltext.openhim.recovery.epochs import Epoch
 from saltext.openhim.settings import Stack
 
-#: Answers of a member that mean that a mongod of the set is alive there.
-ALIVE = frozenset({"PRIMARY", "SECONDARY", "RECOVERING", "STARTUP", "STARTUP2", "ROLLBACK"})
+#: The one answer which says that nothing listens there, as far as this host can tell. Any other,
+#: "unauthorized" among them, comes from a mongod that runs.
+UNREACHABLE = "unreachable"
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,7 @@ def _alive(
                     f"{member} is PRIMARY, seen from {sighting.host}: MongoDB still takes writes. "
                     "Never promote beside a living primary; fence it first, or use it.",
                 )
-            elif state in ALIVE and site_of.get(member) in lost_sites and not resume:
+            elif state != UNREACHABLE and site_of.get(member) in lost_sites and not resume:
                 found.setdefault(
                     member,
                     f"{member} at the site to be given up is alive ({state}), seen from "

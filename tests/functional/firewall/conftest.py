@@ -1,0 +1,230 @@
+"""Three hosts on one switch: network namespaces with real interfaces, connections and nftables.
+
+Each namespace has a thread of its own that lives in it, so sockets of the test are sockets of that
+host, and no process is left over.
+"""
+
+import contextlib
+import ctypes
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+PREFIX = "openhim-fw-"
+ADDRESSES = {"core": "10.99.0.21", "db": "10.99.0.11", "stranger": "10.99.0.99"}
+MASTER = "10.99.0.10"
+CLONE_NEWNET = 0x40000000
+#: A dropped connection says nothing; on a veth pair an accepted one is there in a millisecond.
+SILENCE = 0.5
+
+
+def _ip(*arguments):
+    subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True)
+
+
+def _remove_leftovers():
+    """What a test run that was killed has left."""
+    for path in Path("/run/netns").glob(f"{PREFIX}*"):
+        pid = path.name.removeprefix(PREFIX).split("-")[0]
+        if not Path("/proc", pid).exists() or pid == str(os.getpid()):
+            _ip("netns", "del", path.name)
+
+
+class Network:
+    """The hosts of the test by name, and a switch between them."""
+
+    def __init__(self):
+        self._prefix = f"{PREFIX}{os.getpid()}-"
+        self._threads = {}
+        self._sockets = []
+
+    def start(self):
+        _remove_leftovers()
+        switch = self.namespace("switch")
+        _ip("netns", "add", switch)
+        _ip("-n", switch, "link", "add", "br0", "type", "bridge")
+        _ip("-n", switch, "link", "set", "br0", "up")
+        for name, address in {**ADDRESSES, "master": MASTER}.items():
+            host = self.namespace(name)
+            _ip("netns", "add", host)
+            _ip("-n", host, "link", "set", "lo", "up")
+            port = f"to-{name}"
+            _ip(*f"-n {host} link add eth0 type veth peer name {port} netns {switch}".split())
+            _ip("-n", host, "address", "add", f"{address}/24", "dev", "eth0")
+            _ip("-n", host, "link", "set", "eth0", "up")
+            _ip("-n", switch, "link", "set", port, "master", "br0", "up")
+
+    def stop(self):
+        for opened in self._sockets:
+            opened.close()
+        for thread in self._threads.values():
+            thread.shutdown()
+        for path in Path("/run/netns").glob(f"{self._prefix}*"):
+            _ip("netns", "del", path.name)
+
+    def namespace(self, name):
+        return self._prefix + name
+
+    def listen(self, name, *ports, address="0.0.0.0"):  # noqa: S104 (a namespace of the test)
+        def opened(port):
+            return socket.create_server((address, port), backlog=64, reuse_port=False)
+
+        for port in ports:
+            self._sockets.append(self._within(name, opened, port))
+
+    def connects(self, source, address, port):
+        """Whether a TCP connection from one host to an address is made."""
+
+        def attempt():
+            with (
+                contextlib.suppress(OSError),
+                socket.create_connection((address, port), timeout=SILENCE),
+            ):
+                return True
+            return False
+
+        return self._within(source, attempt)
+
+    def nft(self, name, *arguments, text=None):
+        command = ["ip", "netns", "exec", self.namespace(name), "nft", *arguments]
+        done = subprocess.run(command, input=text, capture_output=True, text=True, check=True)
+        return done.stdout
+
+    def _within(self, name, function, *args):
+        if name not in self._threads:
+            self._threads[name] = ThreadPoolExecutor(
+                1, initializer=_enter, initargs=(f"/run/netns/{self.namespace(name)}",)
+            )
+        return self._threads[name].submit(function, *args).result()
+
+
+def _enter(path):
+    libc = ctypes.CDLL(None, use_errno=True)
+    with Path(path).open() as namespace:
+        if libc.setns(namespace.fileno(), CLONE_NEWNET):
+            raise OSError(ctypes.get_errno(), f"cannot enter {path}")
+
+
+@pytest.fixture
+def network():
+    missing = [program for program in ("ip", "nft", "mount") if not shutil.which(program)]
+    if os.geteuid() or missing:
+        pytest.skip(f"needs root and the programs ip and nft (missing: {missing or 'root'})")
+    network = Network()
+    try:
+        network.start()
+        yield network
+    finally:
+        network.stop()
+
+
+class Minion:
+    """One host's minion: its pillar, its options, and the disk that it keeps between runs."""
+
+    def __init__(self, network, name, pillar, folder):
+        self.network = network
+        self.name = name
+        self.pillar = pillar
+        self.opts = {"file_client": "local"}
+        self.folder = folder
+        self.answer = folder / "tcp_ports.json"
+        (folder / "modules").mkdir(parents=True)
+        self.channels([])
+        # Stands for OpenHIM's answer only: asking a real one is tested with OpenHIM.
+        (folder / "modules" / "openhim.py").write_text(
+            "import json, pathlib\n"
+            "from salt.exceptions import CommandExecutionError\n"
+            "def tcp_ports():\n"
+            f"    answer = json.loads(pathlib.Path({str(self.answer)!r}).read_text())\n"
+            "    if 'error' in answer:\n"
+            "        raise CommandExecutionError(answer['error'])\n"
+            "    return answer\n"
+        )
+
+    def channels(self, ports, source="live"):
+        self.answer.write_text(json.dumps({"ports": ports, "source": source}))
+
+    def openhim_is_down(self):
+        self.answer.write_text(json.dumps({"error": "connection refused"}))
+
+    def module(self, function, *args, **kwargs):
+        return self._call("modules", function, args, kwargs)
+
+    def state(self, function, *args, test=False):
+        return self._call("states", function, args, {}, test=test)
+
+    def disk(self):
+        """Every file that the minion has written, by path, with its mode and content."""
+        found = {}
+        for top in ("etc", "var/lib"):
+            upper = self.folder / "disk" / top / "upper"
+            for path in sorted(upper.rglob("*")) if upper.exists() else ():
+                if path.is_file() or path.is_symlink():
+                    where = f"/{top}/{path.relative_to(upper)}"
+                    content = None if path.is_symlink() else path.read_text()
+                    found[where] = (oct(path.lstat().st_mode & 0o777), content)
+        return found
+
+    def _call(self, kind, function, args, kwargs, test=False):
+        opts = {
+            "id": self.name,
+            "pillar": self.pillar,
+            "test": test,
+            "module_dirs": [str(self.folder / "modules")],
+            "root_dir": str(self.folder),
+            "cachedir": str(self.folder / "cache"),
+            **self.opts,
+        }
+        request = {
+            "opts": opts,
+            "overlay": str(self.folder / "disk"),
+            "calls": [[kind, function, args, kwargs]],
+        }
+        command = ["ip", "netns", "exec", self.network.namespace(self.name)]
+        command += [sys.executable, str(Path(__file__).with_name("inside.py"))]
+        done = subprocess.run(
+            command, input=json.dumps(request), capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)[0]
+
+
+@pytest.fixture
+def pillar():
+    hosts = {
+        name: {"site": "north", "address": address, "roles": roles}
+        for (name, address), roles in zip(
+            ADDRESSES.items(), (["core"], ["mongodb"], []), strict=True
+        )
+    }
+    return {
+        "openhim": {
+            "stack": "test",
+            "active_site": "north",
+            "sites": {"north": {}},
+            "hosts": hosts,
+            "mongodb": {
+                "replica_sets": {"openhim": {"port": 27017, "members": {"db": {}}}},
+                "databases": {"main": {"name": "openhim", "replica_set": "openhim"}},
+            },
+            "core": {"ports": {"api": 8080, "http": 5001, "https": 5000}},
+            "firewall": {"ssh_from": ["10.99.0.10"], "salt_from": ["10.99.0.0/24"]},
+        }
+    }
+
+
+@pytest.fixture
+def minion(network, pillar, tmp_path):
+    """A factory: the minion of one host of the network."""
+
+    def make(name):
+        return Minion(network, name, pillar, tmp_path / name)
+
+    return make

@@ -27,6 +27,8 @@ SHIPPED_SESSION_KEY = "r8q,+&1LM3)CD*zAGpx1xm{NeQhc;#"
 
 MIN_SESSION_KEY = 32
 
+DEFAULT_DATABASE_USER = "openhim"
+
 
 def needed(declared: Mapping[str, Any], host_id: str) -> dict[str, str]:
     """The secrets that a host needs: name → for what, in words.
@@ -89,10 +91,8 @@ def _of_core(declared: Mapping[str, Any]) -> dict[str, str]:
     core = declared.get("core", {})
     found = {SESSION_KEY: "OpenHIM's sessions"}
     for key in ("administrator", "synthetic"):
-        name = core.get(key, {}).get("secret")
-        if name:
-            found[name] = f"openhim:core:{key}"
-    user = core.get("database_user")
+        found[core.get(key, {}).get("secret", f"openhim_{key}")] = f"openhim:core:{key}"
+    user = core.get("database_user", DEFAULT_DATABASE_USER)
     name = declared.get("mongodb", {}).get("users", {}).get(user, {}).get("secret")
     if name:
         found[name] = f"openhim:mongodb:users:{user}"
@@ -101,12 +101,14 @@ def _of_core(declared: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _of_objects(value: Any, path: str) -> Iterator[tuple[str, str]]:
-    """Every ``secret`` and ``…_secret`` inside the objects."""
+    """Every ``secret``, ``…_secret`` and value of ``secrets`` inside the objects."""
     if isinstance(value, Mapping):
         for key, entry in value.items():
             is_name = key == "secret" or str(key).endswith("_secret")
             if is_name and isinstance(entry, str):
                 yield entry, path
+            elif key == "secrets" and isinstance(entry, Mapping):
+                yield from ((name, path) for name in entry.values())
             else:
                 yield from _of_objects(entry, f"{path}:{key}")
     elif isinstance(value, list):

@@ -220,8 +220,10 @@ def _users(declared: Declared) -> Iterator[str]:
             + (f" ({', '.join(operators)})" if operators else ""),
             "exactly one, as whom Salt administers the sets",
         )
-    user = declared.get("core", {}).get("database_user")
-    if user is not None and user not in users:
+    if "core" not in declared:
+        return
+    user = declared["core"].get("database_user", "openhim")
+    if user not in users:
         yield _unknown("openhim:core:database_user", user, users)
 
 

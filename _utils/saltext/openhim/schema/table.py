@@ -40,6 +40,7 @@ SOURCE_HASH = Text(
 SOURCE = Text("a URL or a path (salt://, https://, /…)", pattern=r"(\w+://\S+|/\S+)")
 PATH = Text("an absolute path", pattern=r"/\S*")
 EMAIL = Text("an e-mail address", pattern=r"[^\s@]+@[^\s@]+")
+CERTIFICATE = Text("a certificate (PEM)", pattern=r"(?s)\s*-----BEGIN CERTIFICATE-----.*")
 PORT = Number(1, 65535)
 TEXTS = ListOf(Text())
 PROFILE = choice("production", "reduced")
@@ -182,7 +183,6 @@ MONGODB = Tree(
             "WiredTiger's cache per mongod, in GB.",
             default="MongoDB's own",
         ),
-        "oplog_size_mb": Key(Number(990), "The oplog's size in MB.", default="MongoDB's own"),
         "config": Key(Free(), "Any key of mongod.conf, laid over what this package writes."),
         "users": Key(MapOf(MONGODB_USER, NAME, at_least=1), "Users, by name.", required=True),
     }
@@ -206,7 +206,11 @@ CORE = Tree(
         "node_package": Key(Text(), "The system package with Node.", default="nodejs"),
         "node_options": Key(TEXTS, "Options of Node; `./` is the release's folder.", default="[]"),
         "database_user": Key(
-            NAME, "As whom it connects: an entry of `mongodb:users`.", required=True
+            NAME, "As whom it connects: an entry of `mongodb:users`.", default="openhim"
+        ),
+        "node": Key(PATH, "Node's program.", default="/usr/bin/node"),
+        "api_certificate": Key(
+            PATH, "The certificate that the API shows, where it is not the keystore's."
         ),
         "ports": Key(
             Tree(
@@ -222,22 +226,27 @@ CORE = Tree(
         "administrator": Key(
             Tree(
                 {
-                    "email": Key(EMAIL, "The administrator's e-mail.", required=True),
-                    "secret": Key(SECRET_NAME, "The secret that is the password.", required=True),
+                    "email": Key(EMAIL, "The e-mail address.", default="root@openhim.org"),
+                    "secret": Key(
+                        SECRET_NAME,
+                        "The secret that is the password.",
+                        default="openhim_administrator",
+                    ),
                 }
             ),
             "The user as whom Salt uses the API.",
-            required=True,
         ),
         "synthetic": Key(
             Tree(
                 {
-                    "client": Key(NAME, "The client that sends it.", required=True),
-                    "secret": Key(SECRET_NAME, "The secret that is its password.", required=True),
+                    "client": Key(NAME, "The client that sends it.", default="openhim-synthetic"),
+                    "secret": Key(
+                        SECRET_NAME, "The secret that is its password.", default="openhim_synthetic"
+                    ),
+                    "port": Key(PORT, "Where its upstream answers, on the loopback interface."),
                 }
             ),
             "The synthetic transaction that proves the service.",
-            required=True,
         ),
     }
 )
@@ -375,19 +384,41 @@ OBJECTS = Tree(
         "clients": Key(MapOf(CLIENT, at_least=0), "By client ID."),
         "channels": Key(MapOf(CHANNEL), "By name."),
         "users": Key(MapOf(USER, EMAIL), "By e-mail address."),
-        "roles": Key(MapOf(Free()), "By name (OpenHIM 8)."),
+        "roles": Key(
+            MapOf(
+                Tree(
+                    {
+                        "channels": Key(TEXTS, "The channels that allow it; no others do."),
+                        "clients": Key(TEXTS, "The clients that have it; no others do."),
+                    }
+                )
+            ),
+            "By name (OpenHIM 8).",
+        ),
         "mediators": Key(
-            MapOf(Tree({"config": Key(Free(), "Its settings.", required=True)})), "By URN."
+            MapOf(
+                Tree(
+                    {
+                        "config": Key(Free(), "Its parameters."),
+                        "secrets": Key(
+                            MapOf(SECRET_NAME), "Parameters that are secret: the secret's name."
+                        ),
+                    }
+                )
+            ),
+            "By URN.",
         ),
         "keystore": Key(
             Tree(
                 {
-                    "certificate_secret": Key(SECRET_NAME, "The server's certificate (PEM)."),
-                    "key_secret": Key(SECRET_NAME, "Its key (PEM)."),
-                    "passphrase_secret": Key(SECRET_NAME, "The key's passphrase."),
+                    "certificate": Key(CERTIFICATE, "The router's certificate."),
+                    "certificate_file": Key(PATH, "Or the file on the core host that holds it."),
+                    "secret": Key(SECRET_NAME, "The secret that is its key (PEM)."),
+                    "key_file": Key(PATH, "Or the file on the core host that holds the key."),
+                    "passphrase_secret": Key(SECRET_NAME, "The secret that opens the key."),
                     "trusted": Key(
-                        MapOf(Text("a certificate (PEM)", pattern=r"(?s)\s*-----BEGIN CERT.*")),
-                        "Certificates of clients and upstreams, by name.",
+                        ListOf(Text("a certificate (PEM) or the path of one")),
+                        "Certificates of clients and upstreams.",
                     ),
                 }
             ),

@@ -198,7 +198,9 @@ class Api:
             response = connection.getresponse()
             text = response.read().decode("utf-8", "replace")
         except (OSError, http.client.HTTPException) as error:
-            reason = "it timed out" if isinstance(error, TimeoutError) else str(error) or repr(error)
+            reason = (
+                "it timed out" if isinstance(error, TimeoutError) else str(error) or repr(error)
+            )
             raise Unreachable(
                 f"OpenHIM's API at {self.url} did not answer {method} {target}: {reason}. "
                 "It must run on this host and listen there; look at the service and its log."

@@ -56,9 +56,15 @@ def session_key(pillar: Mapping[str, Any]) -> str:
     """
     key = secrets.lookup(pillar, "openhim_session_key")
     if key == versions.SHIPPED_SESSION_KEY or len(key) < 32:
-        found = "the key that OpenHIM ships, which everybody knows" if len(key) >= 30 else "a short text"
+        found = (
+            "the key that OpenHIM ships, which everybody knows"
+            if len(key) >= 30
+            else "a short text"
+        )
         raise PillarError(
-            [f"openhim:secrets:openhim_session_key: found {found}; 32 random characters are needed."]
+            [
+                f"openhim:secrets:openhim_session_key: found {found}; 32 random characters are needed."
+            ]
         )
     return key
 

@@ -288,7 +288,9 @@ def mediator_plan(core: CoreHost, api: Api, urn: str, definition: Mapping[str, A
         changes[parameter] = dict(_HIDDEN)
     # What is not declared stays; OpenHIM puts masked passwords back by itself.
     body = {**(actual.get("config") or {}), **wanted}
-    return Plan(f"mediator {urn!r}", changes, lambda: api.put("mediators", urn, "config", body=body))
+    return Plan(
+        f"mediator {urn!r}", changes, lambda: api.put("mediators", urn, "config", body=body)
+    )
 
 
 def _stored_mediator(core: CoreHost, urn: str) -> Mapping[str, Any]:
@@ -348,7 +350,10 @@ def keystore_plan(core: CoreHost, api: Api, definition: Mapping[str, Any]) -> Pl
         stored = (api.get("keystore", "cert") or {}).get("data")
         valid = _keystore_is_valid(api)
         if _text(stored) != _text(certificate) or not valid:
-            plan.changes["certificate"] = {"old": _fingerprint(stored), "new": _fingerprint(certificate)}
+            plan.changes["certificate"] = {
+                "old": _fingerprint(stored),
+                "new": _fingerprint(certificate),
+            }
             if not valid:
                 plan.changes["key"] = {"old": "not of the certificate", "new": config.MASK}
             steps.append(lambda: _write_pair(core, api, definition, certificate))
@@ -357,7 +362,10 @@ def keystore_plan(core: CoreHost, api: Api, definition: Mapping[str, Any]) -> Pl
     missing = sorted(trusted - have)
     if missing:
         plan.changes["trusted"] = {"old": None, "new": [_fingerprint(pem) for pem in missing]}
-        steps.extend(lambda pem=pem: api.post("keystore", "ca", "cert", body={"cert": pem}) for pem in missing)
+        steps.extend(
+            lambda pem=pem: api.post("keystore", "ca", "cert", body={"cert": pem})
+            for pem in missing
+        )
 
     def act() -> None:
         for step in steps:
@@ -420,7 +428,9 @@ def _named(entries: Any, key: str, name: str) -> dict[str, Any] | None:
 
 def _writable(actual: Mapping[str, Any]) -> dict[str, Any]:
     """What OpenHIM returned, without what only OpenHIM writes."""
-    return {k: v for k, v in actual.items() if k not in ("_id", "__v", "updatedBy", "lastBodyCleared")}
+    return {
+        k: v for k, v in actual.items() if k not in ("_id", "__v", "updatedBy", "lastBodyCleared")
+    }
 
 
 def _changes(wanted: Mapping[str, Any], actual: Mapping[str, Any] | None) -> dict[str, Any]:

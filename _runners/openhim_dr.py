@@ -65,7 +65,8 @@ def failover_plan(
         request = failover.Request(to_site, confirm, reason, declared_by, disrupted_at)
         return _failover_plan(request, directory)
     except OpenHIMError as error:
-        raise CommandExecutionError(str(error)) from error
+        # A question deserves an answer, not a traceback: what cannot be planned is refused.
+        return {"refusals": [str(error)]}
 
 
 def failover_declare(
@@ -84,7 +85,7 @@ def failover_declare(
     """
     plan = failover_plan(to_site, confirm, reason, declared_by, disrupted_at, directory)
     if plan["refusals"]:
-        raise CommandExecutionError("the failover is refused: " + "; ".join(plan["refusals"]))
+        raise CommandExecutionError("the failover is refused:\n" + "\n".join(plan["refusals"]))
     if plan["resume"]:
         return {"epoch": plan["overlay"]["epoch"], "resumed": True}
     try:

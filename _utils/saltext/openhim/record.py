@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from saltext.openhim import files
 from saltext.openhim.errors import OpenHIMError
 from saltext.openhim.recovery import epochs
 from saltext.openhim.recovery.epochs import Epoch
@@ -95,16 +95,5 @@ def _locked(stack: str, directory: str | Path) -> Iterator[None]:
 
 
 def _write(stack: str, directory: str | Path, known: list[Epoch]) -> None:
-    path = _path(stack, directory)
-    partial = path.with_suffix(".partial")
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        json.dump([asdict(epoch) for epoch in known], file, indent=2, sort_keys=True)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    text = json.dumps([asdict(epoch) for epoch in known], indent=2, sort_keys=True)
+    files.write(str(_path(stack, directory)), text.encode(), 0o600)

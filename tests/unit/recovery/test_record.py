@@ -1,6 +1,5 @@
 """The recovery record: what it remembers, and what it refuses."""
 
-import json
 import threading
 
 import pytest
@@ -71,7 +70,13 @@ def test_the_name_of_a_stack_cannot_leave_the_folder(tmp_path, name):
 
 def test_a_crash_while_writing_leaves_the_record_as_it_was(tmp_path, monkeypatch):
     first = record.declare("example", tmp_path, parent=None, **VALUES)
-    monkeypatch.setattr(json, "dump", lambda *a, **k: (_ for _ in ()).throw(OSError("disk full")))
+
+    def full(descriptor):
+        raise OSError("disk full")
+
+    # A disk that fills at exactly this moment cannot be had for real.
+    monkeypatch.setattr("saltext.openhim.files.os.fsync", full)
     with pytest.raises(OSError, match="disk full"):
         record.declare("example", tmp_path, parent=first.id, **VALUES)
     assert record.current("example", tmp_path) == first
+    assert [p.name for p in tmp_path.iterdir() if "partial" in p.name] == []

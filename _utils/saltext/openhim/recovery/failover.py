@@ -86,7 +86,7 @@ def verdict(
     resume = _resumes(request, epoch)
     lost_sites = epoch.lost_sites if resume and epoch else (stack.active_site,)
     answered = {sighting.host for sighting in sightings if sighting.answered}
-    unseen = tuple(sorted(set(stack.hosts) - answered))
+    unseen = tuple(sorted({sighting.host for sighting in sightings} - answered))
     promote = {name: rs.initiator.host.id for name, rs in sorted(target.replica_sets.items())}
     cores = tuple(host.id for host in target.hosts_with("core", request.to_site))
     survivors = tuple(

@@ -13,5 +13,6 @@ Only the standard library is used, so that the lab runs before anything is insta
 from lab.errors import LabError
 from lab.host import Host, HostSpec
 from lab.lab import Lab
+from lab.salt import SaltMaster
 
-__all__ = ["Host", "HostSpec", "Lab", "LabError"]
+__all__ = ["Host", "HostSpec", "Lab", "LabError", "SaltMaster"]

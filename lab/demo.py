@@ -74,7 +74,7 @@ def _play(story: Story, running: stack.Stack) -> dict[str, Any]:
         _highstate(story, running)
     log = running.folder / "orders.jsonl"
     with story.step(f"Clinics send laboratory orders to {LOST} until {ORDERS_BEFORE} are acknowledged"):
-        clinics = _start_clinics(running, log)
+        clinics = start_clinics(running, log)
         _wait_for(lambda: len(traffic.acknowledged(traffic.read(log))) >= ORDERS_BEFORE, 120)
     with story.step(f"Site {LOST} loses power, while orders are on their way"):
         disrupted = time.time()
@@ -88,15 +88,16 @@ def _play(story: Story, running: stack.Stack) -> dict[str, Any]:
         "disrupted_at": disrupted_at,
     }
     with story.step("A failover without the stack's name is refused"):
-        refused = running.master.run("openhim_dr.failover_plan", **{**request, "confirm": "yes"})
-        raise_unless(refused, "a failover with a wrong confirmation was not refused")
+        plan = running.master.run("openhim_dr.failover_plan", **{**request, "confirm": "yes"})
+        raise_unless(plan["refusals"], "a failover with a wrong confirmation was not refused")
+        story.say("\n".join(plan["refusals"]))
     with story.step(f"The failover: `salt-run state.orchestrate orch.failover`, to {SURVIVOR}"):
         result = _failover(running, request)
     with story.step(f"The clinics go on at {SURVIVOR}, until {ORDERS_AFTER} more are acknowledged"):
-        _wait_for(lambda: len(_acknowledged_at(log, running, SURVIVOR)) >= ORDERS_AFTER, 120)
+        _wait_for(lambda: len(acknowledged_at(log, running, SURVIVOR)) >= ORDERS_AFTER, 120)
         clinics.stop(30)
     with story.step("Every acknowledged order is looked up in MongoDB"):
-        outcome = _reckon(running, log, disrupted)
+        outcome = reckon(running, log, disrupted)
     return {**outcome, **result}
 
 
@@ -121,7 +122,8 @@ def _highstate(story: Story, running: stack.Stack) -> None:
     story.say(f"{count} states on {len(results)} hosts hold")
 
 
-def _start_clinics(running: stack.Stack, log: Path) -> Process:
+def start_clinics(running: stack.Stack, log: Path) -> Process:
+    """Let the clinics of the lab send orders, first to the site that will be lost."""
     log.touch()
     cores = [_core(running, site) for site in (LOST, SURVIVOR)]
     return running.lab.process(
@@ -143,19 +145,19 @@ def _core(running: stack.Stack, site: str) -> str:
     )
 
 
-def _acknowledged_at(log: Path, running: stack.Stack, site: str) -> list[dict]:
+def acknowledged_at(log: Path, running: stack.Stack, site: str) -> list[dict]:
+    """The orders that the OpenHIM of one site acknowledged."""
     core = _core(running, site)
     return [order for order in traffic.acknowledged(traffic.read(log)) if order["core"] == core]
 
 
 def _failover(running: stack.Stack, request: Mapping[str, str]) -> dict[str, Any]:
-    pillar = json.dumps({"failover": request})
-    running.master.orchestrate("orch.failover", pillar=pillar, timeout=600)
+    running.master.orchestrate("orch.failover", {"failover": request})
     (epoch,) = running.master.run("openhim_dr.history", stack=request["confirm"])
     return {"epoch": epoch["epoch"], **epoch["result"]}
 
 
-def _reckon(running: stack.Stack, log: Path, disrupted: float) -> dict[str, Any]:
+def reckon(running: stack.Stack, log: Path, disrupted: float) -> dict[str, Any]:
     """Compare what clients were told with what MongoDB has."""
     orders = traffic.read(log)
     acknowledged = traffic.acknowledged(orders)

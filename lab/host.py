@@ -247,7 +247,7 @@ class Host:
 
     def popen(self, argv: Sequence[str], **options: object) -> subprocess.Popen:
         """Start a command on the host as root and return it; ``options`` are those of Popen."""
-        inside = ["nsenter", f"--target={self.pid}", "--all", "--wd=/", "--"]
+        inside = ["nsenter", f"--target={self.pid}", "--all", "--"]
         command = [*inside, "env", "-i", *ENVIRONMENT, *map(str, argv)]
         options = {"text": True, "start_new_session": True, **options}
         return subprocess.Popen(kernel.in_cgroup(f"{self.group}/commands", command), **options)

@@ -198,15 +198,22 @@ class Network:
 
     def cut(self, name: str) -> None:
         """Pull a host's plug: nothing that it still sends arrives anywhere."""
-        nodes = self.nodes()
-        (index,) = [index for index, node in enumerate(nodes) if node.name == name]
-        links = cache.call(["ip", "-n", self.router, "-o", "link"])
-        if f" h{index}@" in links:
-            self._ip(self.router, f"link set h{index} down")
+        if link := self._link(name):
+            self._ip(self.router, f"link set {link} down")
 
     def detach(self, name: str) -> None:
         """Remove a host's network namespace, its link and every connection in it."""
+        # The kernel clears a namespace some time after it was removed, and then the link's name
+        # would still be taken at the next boot.
+        if link := self._link(name):
+            self._ip(self.router, f"link delete {link}")
         remove_namespace(self.namespace(name))
+
+    def _link(self, name: str) -> str | None:
+        """Return the router's end of a host's link; None while the host has none."""
+        (index,) = [index for index, node in enumerate(self.nodes()) if node.name == name]
+        present = f" h{index}@" in cache.call(["ip", "-n", self.router, "-o", "link"])
+        return f"h{index}" if present else None
 
     def isolate_site(self, site: str) -> None:
         """Drop everything between a site and all others; within the site all goes on."""

@@ -89,7 +89,7 @@ class Lab:
         running = reaper.labs()
         if lab_id is None:
             if len(running) != 1:
-                raise LabError(f"{len(running)} labs run ({', '.join(running)}); name one with --lab")
+                raise LabError(f"{len(running)} labs run ({', '.join(running)}); name one: python -m lab --lab ID …")
             (lab_id,) = running
         if lab_id not in running:
             raise LabError(f"there is no lab {lab_id!r}; running: {', '.join(running) or 'none'}")
@@ -158,17 +158,25 @@ class Lab:
                 known = host.read("/etc/hosts")
                 if f" {name}\n" not in known:
                     host.write("/etc/hosts", f"{known}{address} {name}\n")
-        process = Process(name, site, address, self.prefix, self.folder, self.network)
-        self.processes[name] = process
+        process = self.processes[name] = self._process(Node(name, site, address))
         process.start(argv, self.hosts_file(), env or {})
         return process
+
+    def _process(self, node: Node) -> Process:
+        return Process(
+            node.name, node.site, node.address, self.prefix, self.folder, self.network
+        )
 
     # Disasters
 
     def kill_site(self, site: str) -> None:
         """Take the power of a whole site away, all hosts and processes at the same moment."""
         hosts = [host for host in self.site(site) if host.running]
-        processes = [process for process in self.processes.values() if process.site == site]
+        processes = [
+            self.processes.get(node.name) or self._process(node)
+            for node in self.network.nodes()
+            if node.site == site and node.name not in self.hosts
+        ]
         for part in [*hosts, *processes]:
             self.network.cut(part.name)
         self._each([*hosts, *processes], lambda part: part.kill())

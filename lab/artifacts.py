@@ -26,7 +26,7 @@ MONGODB_PLATFORM = f"mongodb-linux-x86_64-ubuntu2204-{MONGODB_VERSION}"
 OPENHIM_VERSION = "4.0.5"
 # Version 4.0.5 speaks a wire protocol that MongoDB 6 no longer answers; these drivers do.
 OPENHIM_DRIVERS = {"mongoose": "5.13.23", "agenda": "2.3.0", "mongodb": "3.7.4"}
-OPENHIM_RECIPE = "3"  # raise it whenever the built archive would change
+OPENHIM_RECIPE = "4"  # raise it whenever the built archive would change
 
 OPENHIM_PRELOAD = """\
 // Loaded before OpenHIM (node --require): what its newer MongoDB drivers want to be told.
@@ -48,6 +48,11 @@ MongoClient.connect = (url, options, callback) => {
   if (typeof options === 'function') [options, callback] = [{}, options]
   return connect(url, { useUnifiedTopology: true, useNewUrlParser: true, ...options }, callback)
 }
+
+// The scheduler asks for connections before each job, which only the old topology lists; the
+// unified one waits for a server by itself.
+const NativeTopology = require('mongodb/lib/topologies/native_topology')
+NativeTopology.prototype.connections = function () { return [this] }
 """
 
 DEB_CONTROL = f"""\

@@ -19,17 +19,30 @@ SHIPPED_PASSWORD = "openhim-password"  # noqa: S105 - public knowledge, and repl
 SHIPPED_SESSION_KEY = "r8q,+&1LM3)CD*zAGpx1xm{NeQhc;#"
 
 _PRELOAD_4 = """\
-// Loaded before OpenHIM 4 (node --require): what current MongoDB drivers want to be told.
+// Loaded before OpenHIM (node --require): what its newer MongoDB drivers want to be told.
 'use strict'
 const mongoose = require('mongoose')
 
-// MongoDB 3.6 removed $pushAll, which this mongoose uses unless every schema says otherwise.
+// MongoDB 3.6 removed $pushAll, which mongoose uses unless every schema says otherwise.
 mongoose.plugin(schema => { schema.options.usePushEach = true })
 // The old topology does not follow elections of current servers.
 mongoose.set('useUnifiedTopology', true)
 mongoose.set('useNewUrlParser', true)
 mongoose.set('useCreateIndex', true)
 mongoose.set('useFindAndModify', false)
+
+// The scheduler (agenda) opens a connection of its own, without any options.
+const { MongoClient } = require('mongodb')
+const connect = MongoClient.connect
+MongoClient.connect = (url, options, callback) => {
+  if (typeof options === 'function') [options, callback] = [{}, options]
+  return connect(url, { useUnifiedTopology: true, useNewUrlParser: true, ...options }, callback)
+}
+
+// The scheduler asks for connections before each job, which only the old topology lists; the
+// unified one waits for a server by itself.
+const NativeTopology = require('mongodb/lib/topologies/native_topology')
+NativeTopology.prototype.connections = function () { return [this] }
 """
 
 #: A module of OpenHIM's that fetches root certificates from the outside while it is loaded, and

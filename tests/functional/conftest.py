@@ -148,6 +148,8 @@ class Cluster:
     ``pillar`` is the whole pillar of every host, to be changed by a test at will.
     """
 
+    eventually = staticmethod(eventually)
+
     def __init__(self, members, pillar, set_name):
         self.members = members
         self.pillar = pillar

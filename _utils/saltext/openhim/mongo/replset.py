@@ -135,7 +135,7 @@ def config_differences(actual: Mapping[str, Any], wanted: Mapping[str, Any]) -> 
         for key, default in _COMPARED.items():
             old, new = have[host].get(key, default), want[host].get(key, default)
             if old != new:
-                found.append(f"{host}: {key} from {old} to {new}")
+                found.append(f"{host}: {key} from {_short(old)} to {_short(new)}")
     old_settings, new_settings = actual.get("settings") or {}, wanted["settings"]
     for key in ("electionTimeoutMillis", "heartbeatIntervalMillis", "getLastErrorModes"):
         if old_settings.get(key) != new_settings[key]:
@@ -143,8 +143,13 @@ def config_differences(actual: Mapping[str, Any], wanted: Mapping[str, Any]) -> 
     return found
 
 
+def _short(value: Any) -> Any:
+    """A number as a person writes it: MongoDB answers 10.0 for 10."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def _role(document: Mapping[str, Any]) -> str:
-    return f"priority {document['priority']}, votes {document['votes']}"
+    return f"priority {_short(document['priority'])}, votes {document['votes']}"
 
 
 def next_step(

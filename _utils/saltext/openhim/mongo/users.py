@@ -53,14 +53,14 @@ def _plain(roles: Iterable[tuple[str, str]]) -> Roles:
 
 def look(vantage: Vantage, name: str, password: str, database: str = "admin") -> User:
     """A user as this host's own member has it."""
-    fits = logs_in(vantage, name, password, database)
     with vantage.own(KEYFILE if vantage.access.keyfile else OPERATOR) as client:
         users = client.admin.command({"usersInfo": {"forAllDBs": True}})["users"]
     found = next((u for u in users if u["user"] == name and u["db"] == database), None)
     return User(
         any=bool(users),
         exists=found is not None,
-        password_fits=fits,
+        # After the look: a user who arrives in between must not seem to have another password.
+        password_fits=found is not None and logs_in(vantage, name, password, database),
         roles=normalized(found["roles"], database) if found else (),
     )
 

@@ -1,0 +1,149 @@
+"""``promote``: the survivor alone becomes primary, and never beside another one."""
+
+import copy
+import time
+from datetime import datetime
+
+import pytest
+from pymongo import WriteConcern
+from salt.exceptions import CommandExecutionError
+
+THREE = {
+    "north-db1": {"site": "north", "priority": 10},
+    "north-db2": {"site": "north", "priority": 9},
+    "south-db1": {"site": "south", "priority": 1},
+}
+WHY = {"reason": "fire at north", "declarer": "a person"}
+
+
+@pytest.fixture(scope="module")
+def lost(replica_set):
+    """A set that the tests of this file break for good."""
+    return replica_set(THREE)
+
+
+def _after_the_loss(cluster):
+    pillar = copy.deepcopy(cluster.pillar)
+    pillar["openhim"]["recovery"] = {
+        "epoch": 1,
+        "active_site": "south",
+        "profile": "reduced",
+        "lost_sites": ["north"],
+    }
+    return pillar
+
+
+def _refusal(loaders, pillar, host="south-db1", confirm="test", **why):
+    modules = loaders(host, pillar).modules
+    with pytest.raises(CommandExecutionError) as error:
+        modules["mongodb_replset.promote"](confirm, **{**WHY, **why})
+    return str(error.value)
+
+
+def test_without_the_right_words_nothing_is_promoted(lost, loaders):
+    pillar = _after_the_loss(lost)
+    before = lost.configs()
+    assert "type the stack's name, 'test'" in _refusal(loaders, pillar, confirm="tset")
+    assert "there is no reason" in _refusal(loaders, pillar, reason="  ")
+    assert "there is no declarer" in _refusal(loaders, pillar, declarer="")
+    assert "the profile is production" in _refusal(loaders, lost.pillar)
+    assert "not the member that is to survive" in _refusal(loaders, pillar, host="north-db1")
+    assert lost.configs() == before
+
+
+def test_a_visible_primary_forbids_it(lost, loaders, test_mode):
+    pillar = _after_the_loss(lost)
+    before = lost.configs()
+    states = loaders("south-db1", pillar, test=test_mode).states
+    ret = states["mongodb_replset.promoted"](
+        name="openhim", confirm="test", reason="a drill", declared_by="a person"
+    )
+    assert (ret["result"], ret["changes"]) == (False, {})
+    assert "a primary answers" in ret["comment"]
+    assert "is primary in the survivor's eyes" in ret["comment"]
+    assert lost.configs() == before
+
+
+def test_a_majority_that_answers_forbids_it(lost, loaders):
+    """The primary is gone, and the two that are left can elect: nothing is to be forced."""
+    lost.members["north-db1"].kill()
+    try:
+        reasons = _refusal(loaders, _after_the_loss(lost))
+        assert "a majority" in reasons or "primary" in reasons
+    finally:
+        lost.members["north-db1"].start().wait()
+    lost.primary()
+
+
+def test_the_survivor_is_promoted_and_the_lost_come_back_without_a_vote(lost, loaders):
+    pillar = _after_the_loss(lost)
+    primary = lost.primary()
+    with lost.members[primary].client() as client:
+        client.get_database("openhim").probe.with_options(
+            write_concern=WriteConcern(3, wtimeout=10000)
+        ).insert_one({"kept": True})
+        status = client.admin.command("replSetGetStatus")
+        written = status["optimes"]["lastAppliedWallTime"]
+    lost.members["north-db1"].kill()
+    lost.members["north-db2"].kill()
+    survivor = loaders("south-db1", pillar)
+    lost.eventually(lambda: _no_primary_seen(survivor), what="the survivor's notice")
+
+    foreseen = loaders("south-db1", pillar, test=True).states["mongodb_replset.promoted"](
+        name="openhim", confirm="test", reason="fire", declared_by="a person"
+    )
+    assert foreseen["result"] is None, foreseen
+    assert lost.states() == {"south-db1": "secondary"}
+
+    started = time.monotonic()
+    done = survivor.modules["mongodb_replset.promote"]("test", **WHY)
+    assert time.monotonic() - started < 20
+    assert done["changed"] is True
+    assert len(done["unseen"]) == 2
+    assert done["before"]["state"] == "SECONDARY"
+    assert done["after"]["primary"] == lost.members["south-db1"].name
+    assert done["before"]["last_committed"]["time"] >= written.isoformat()[:19]
+    votes = {m["host"]: (m["votes"], m["priority"]) for m in _config(lost)["members"]}
+    assert votes == {
+        lost.members["north-db1"].name: (0, 0),
+        lost.members["north-db2"].name: (0, 0),
+        lost.members["south-db1"].name: (1, 1),
+    }
+    record = survivor.modules["mongodb_replset.promotion"]("openhim")
+    assert record["reason"] == WHY["reason"]
+    survived = datetime.fromisoformat(record["survived_until"])
+    assert abs((survived.replace(tzinfo=None) - written).total_seconds()) < 15
+
+    version = _config(lost)["version"]
+    again = survivor.modules["mongodb_replset.promote"]("test", **WHY)
+    assert (again["changed"], _config(lost)["version"]) == (False, version)
+    assert survivor.modules["mongodb_replset.promotion"]("openhim")["at"] == record["at"]
+    for test in (True, False):
+        states = loaders("south-db1", pillar, test=test).states
+        for name in ("initiated", "configured", "healthy"):
+            ret = states[f"mongodb_replset.{name}"](name="openhim", timeout=20)
+            assert (ret["result"], ret["changes"]) == (True, {}), (name, test, ret)
+        ret = states["mongodb_replset.promoted"](
+            name="openhim", confirm="test", reason="fire", declared_by="a person"
+        )
+        assert (ret["result"], ret["changes"]) == (True, {}), ret
+
+    lost.members["north-db1"].start().wait()
+    lost.eventually(
+        lambda: lost.states() == {"north-db1": "secondary", "south-db1": "primary"},
+        what="the lost member as a secondary",
+    )
+    returned = loaders("north-db1", pillar).states
+    for name in ("initiated", "configured"):
+        ret = returned[f"mongodb_replset.{name}"](name="openhim", timeout=20)
+        assert (ret["result"], ret["changes"]) == (True, {}), (name, ret)
+    with lost.members["north-db1"].client() as client:
+        assert client.openhim.probe.find_one({"kept": True})
+
+
+def _config(cluster):
+    return cluster.members["south-db1"].config()
+
+
+def _no_primary_seen(survivor):
+    return survivor.modules["mongodb_replset.status"]()["primary"] is None

@@ -202,6 +202,29 @@ def hosts_entries():
     ]
 
 
+def certificate_names():
+    """
+    The names that this host's certificate must carry: its own, its address, and the loopback ones
+    by which it talks to itself.
+
+    Returns ``common_name`` and ``alternatives`` (as X.509 writes them, such as ``DNS:host``).
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call openhim_host.certificate_names
+    """
+    stack = _guarded(_stack)
+    host = _guarded(stack.host, _id())
+    names = dict.fromkeys((host.name, host.id, "localhost"))
+    return {
+        "common_name": host.name,
+        "alternatives": [f"DNS:{name}" for name in names]
+        + [f"IP:{address}" for address in dict.fromkeys((host.address, "127.0.0.1"))],
+    }
+
+
 def _id():
     return __opts__["id"]
 

@@ -8,10 +8,7 @@ chrony is installed:
       - openhim: the pillar is allowed
 
 chrony asks the declared servers:
-  file.managed:
-    - name: /etc/chrony/chrony.conf
-    - contents: {{ salt['openhim_host.chrony_config']() | json }}
-    - mode: '0644'
+  openhim_host.clock_configured:
     - require:
       - pkg: chrony is installed
 
@@ -20,7 +17,7 @@ chrony runs:
     - name: chrony
     - enable: true
     - watch:
-      - file: chrony asks the declared servers
+      - openhim_host: chrony asks the declared servers
 
 the clock agrees:
   openhim_host.clock_synchronised:

@@ -1,4 +1,5 @@
 # All hosts run this at once: one initiates with all declared members, the others wait for it.
+{%- set users = pillar['openhim']['mongodb'].get('users', {}) %}
 {%- for instance in salt['mongodb_replset.instances']() %}
 the set {{ instance.set }} is initiated:
   mongodb_replset.initiated:
@@ -6,7 +7,9 @@ the set {{ instance.set }} is initiated:
     - require:
       - service: mongod of {{ instance.set }} runs
 
-{%- for user, values in pillar['openhim']['mongodb'].get('users', {}).items() | sort(attribute='1.operator', reverse=true) %}
+{#- The operator comes first: it is let in by the localhost exception, and makes the others. #}
+{%- for operators in [true, false] %}
+{%- for user in users if users[user].get('operator', false) == operators %}
 
 the user {{ user }} exists in {{ instance.set }}:
   mongodb_replset.user_present:
@@ -16,6 +19,7 @@ the user {{ user }} exists in {{ instance.set }}:
       - mongodb_replset: the set {{ instance.set }} is initiated
     - require_in:
       - mongodb_replset: the set {{ instance.set }} is configured
+{%- endfor %}
 {%- endfor %}
 
 the set {{ instance.set }} is configured:

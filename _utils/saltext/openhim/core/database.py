@@ -60,6 +60,10 @@ def _problem(core: CoreHost, kind: str, seconds: float) -> Unauthorized | Unreac
                 "not read and write there. Declare the user in openhim:mongodb:users with readWrite."
             )
         return Unreachable(f"{where} cannot take a write now: {_said(error)}")
+    except FileNotFoundError as error:
+        return Unreachable(
+            f"{where} cannot be asked: there is no {error.filename} to check its certificate with"
+        )
     except PyMongoError as error:
         return Unreachable(
             f"{where} has no primary that can be reached from here: {_said(error)}. "

@@ -1,0 +1,11 @@
+base:
+  '*':
+    - openhim.production
+    - secrets.public
+  '*-db*':
+    - secrets.mongodb
+  '*-core*':
+    - secrets.core
+  'master':
+    - openhim.authority
+    - secrets.authority

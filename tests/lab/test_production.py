@@ -1,0 +1,258 @@
+"""The whole story of one stack, on real hosts: provisioned, lost, failed over, and back.
+
+The tests of this file are one story and run in this order; each begins where the one before ended.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from lab import demo, stack, traffic
+
+REQUEST = {
+    "to_site": "south",
+    "confirm": "example",
+    "declared_by": "a test",
+    "reason": "north lost power",
+}
+NORTH_DATABASES = ["north-db1", "north-db2"]
+
+
+@pytest.fixture(scope="module")
+def production() -> Iterator[stack.Stack]:
+    with stack.started() as running:
+        yield running
+
+
+def highstate(running: stack.Stack, target="*", **options) -> dict[str, dict]:
+    """The state returns of a highstate by host; fails where a host did not run it."""
+    results = running.master.salt(target, "state.highstate", timeout=600, **options)
+    for host, states in results.items():
+        assert isinstance(states, dict), f"{host}: {states}"
+    return results
+
+
+def failures(results: dict[str, dict]) -> list[str]:
+    return [
+        f"{host}: {state['__id__']}: {state['comment']}"
+        for host, states in results.items()
+        for state in states.values()
+        if state["result"] is False
+    ]
+
+
+def changed(results: dict[str, dict]) -> list[str]:
+    return [
+        f"{host}: {state['__id__']}: {state['changes'] or state['comment']}"
+        for host, states in results.items()
+        for state in states.values()
+        if state["changes"] or state["result"] is None
+    ]
+
+
+def members(running: stack.Stack, host: str) -> dict[str, str]:
+    """What every member of the set answers to one host."""
+    seen = running.master.salt([host], "openhim_dr.sighting")[host]["members"]
+    return {name.removeprefix("openhim/").removesuffix(":27017"): s for name, s in seen.items()}
+
+
+def wait_for(condition, seconds: float, what: str) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        time.sleep(0.5)
+
+
+def reaches(process_host, address: str, port: int) -> bool:
+    """Whether a host can open a TCP connection, by trying."""
+    script = (
+        "import socket, sys\n"
+        "try: socket.create_connection((sys.argv[1], int(sys.argv[2])), 2)\n"
+        "except OSError: sys.exit(1)"
+    )
+    done = process_host.run(["python3", "-c", script, address, str(port)], check=False)
+    return done.returncode == 0
+
+
+def test_one_highstate_on_all_hosts_at_once_brings_production_up(production):
+    results = highstate(production)
+    assert failures(results) == []
+    assert set(results) == set(production.managed())
+    assert members(production, "south-db1") == {
+        "north-db1": "PRIMARY",
+        "north-db2": "SECONDARY",
+        "south-db1": "SECONDARY",
+    }
+
+
+def test_a_second_highstate_would_change_nothing_and_changes_nothing(production):
+    preview = highstate(production, test=True)
+    assert failures(preview) == []
+    assert changed(preview) == []
+    again = highstate(production)
+    assert failures(again) == []
+    assert changed(again) == []
+
+
+def test_a_transaction_goes_through_and_is_found_again(production):
+    found = production.master.salt(["north-core"], "openhim.synthetic")["north-core"]
+    assert found["status"] == "Successful"
+
+
+def test_the_core_of_the_other_site_is_ready_and_stopped(production):
+    unit = production.lab.host("south-core")
+    assert unit.run(["systemctl", "is-active", "openhim-core"], check=False).stdout == "inactive\n"
+    assert unit.run(["test", "-e", "/opt/openhim/current/package.json"]).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "port", "expected"),
+    [
+        ("south-core", "north-core", 5001, True),
+        ("south-core", "north-core", 5000, True),
+        ("south-core", "north-core", 8080, True),
+        ("south-core", "north-core", 7786, False),  # OpenHIM's own rerun port
+        ("north-core", "north-db1", 27017, True),
+        ("south-core", "north-db1", 27017, True),  # takes over after a failover
+        ("south-db1", "north-db1", 27017, True),
+        ("master", "north-db1", 27017, False),
+        ("north-core", "north-db1", 4506, False),
+        ("north-db1", "master", 4506, True),
+    ],
+)
+def test_only_declared_ports_are_open_to_declared_hosts(
+    production, source, target, port, expected
+):
+    address = production.declared["hosts"][target]["address"]
+    assert reaches(production.lab.host(source), address, port) is expected
+
+
+def test_no_secret_is_in_a_log_a_return_a_process_list_or_a_readable_file(production):
+    """The canary: every secret of the pillar, searched for where it must not be."""
+    results = json.dumps(highstate(production))
+    values = {}
+    for file in (production.folder / "secrets" / "secrets").glob("*.sls"):
+        values |= json.loads(file.read_text())["openhim"]["secrets"]
+    values.pop("tls_ca")  # a certificate is no secret
+    # The key is searched for by a line from its middle: a file may break its lines elsewhere.
+    needles = {name: value.splitlines()[len(value.splitlines()) // 2] for name, value in values.items()}
+    assert len(needles) >= 6
+    leaks = [f"highstate's return: {name}" for name, value in needles.items() if value in results]
+    for host in production.managed():
+        leaks += [f"{host}: {leak}" for leak in _leaks(production.lab.host(host), needles)]
+    assert leaks == []
+
+
+def _leaks(host, needles: dict[str, str]) -> list[str]:
+    """Runs on the host: journal, logs, process list, and files that others may read."""
+    script = """
+import json, os, subprocess, sys
+needles = {name: value.encode() for name, value in json.load(sys.stdin).items()}
+def search(where, data):
+    for name, value in needles.items():
+        if value in data:
+            print(f"{where}: {name}")
+search("journal", subprocess.run(["journalctl", "-o", "cat"], capture_output=True).stdout)
+for pid in filter(str.isdigit, os.listdir("/proc")):
+    try:
+        search(f"argv of {pid}", open(f"/proc/{pid}/cmdline", "rb").read())
+    except OSError:
+        pass
+for top in ("/etc", "/var", "/opt/openhim", "/run", "/tmp", "/root", "/home", "/usr/local"):
+    for folder, folders, files in os.walk(top):
+        folders[:] = [f for f in folders if not (folder.endswith("/releases") or f == "node_modules")]
+        for file in files:
+            path = os.path.join(folder, file)
+            try:
+                status = os.lstat(path)
+                if not os.path.isfile(path) or os.path.islink(path) or status.st_size > 1 << 26:
+                    continue
+                open_to_others = status.st_mode & 0o077 and _reachable(path)
+                if open_to_others or path.startswith("/var/log/"):
+                    search(path + oct(status.st_mode)[-4:], open(path, "rb").read())
+            except OSError:
+                pass
+"""
+    # A file in a folder that only its owner may enter is not readable by others.
+    reachable = """
+import os
+def _reachable(path):
+    while path != "/":
+        path = os.path.dirname(path)
+        if not os.stat(path).st_mode & 0o011:
+            return False
+    return True
+"""
+    done = host.run(["python3", "-c", reachable + script], input=json.dumps(needles), timeout=120)
+    return done.stdout.splitlines()
+
+
+def test_a_failover_while_production_lives_is_refused_with_every_reason(production):
+    plan = production.master.run("openhim_dr.failover_plan", **REQUEST)
+    text = "\n".join(plan["refusals"])
+    assert "openhim/north-db1:27017 is PRIMARY" in text
+    assert "openhim/north-db2:27017 at the site to be given up is alive (SECONDARY)" in text
+    assert "OpenHIM still runs on north-core" in text
+    result = production.master.orchestrate("orch.failover", {"failover": REQUEST}, check=False)
+    assert "The failover is refused" in json.dumps(result)
+    assert members(production, "south-db1")["north-db1"] == "PRIMARY"
+    assert production.master.run("openhim_dr.history", stack="example") == []
+
+
+def test_a_failover_after_the_site_is_lost_serves_at_the_other(production):
+    log = production.folder / "orders.jsonl"
+    clinics = demo.start_clinics(production, log)
+    wait_for(lambda: len(traffic.acknowledged(traffic.read(log))) >= 50, 60, "50 orders")
+    disrupted = time.time()
+    production.lab.kill_site("north")
+    moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(disrupted))
+    request = {**REQUEST, "disrupted_at": moment}
+
+    preview = production.master.orchestrate("orch.failover", {"failover": request}, test=True)
+    assert "would be promoted" in json.dumps(preview)
+    assert members(production, "south-db1")["south-db1"] == "SECONDARY"
+    assert production.master.run("openhim_dr.history", stack="example") == []
+
+    production.master.orchestrate("orch.failover", {"failover": request})
+    (epoch,) = production.master.run("openhim_dr.history", stack="example")
+    assert epoch["active_site"] == "south"
+    assert epoch["result"]["rto_seconds"] > epoch["result"]["rto_from_declaration_seconds"] > 0
+    assert epoch["result"]["rpo_seconds"] is not None
+    wait_for(lambda: len(demo.acknowledged_at(log, production, "south")) >= 20, 60, "orders at south")
+    clinics.stop()
+    outcome = demo.reckon(production, log, disrupted)
+    assert outcome["acknowledged"] == sum(outcome["states"].values())
+    assert len(outcome["missing"]) == outcome["states"].get("missing", 0)
+
+
+def test_a_highstate_after_the_failover_keeps_the_new_reality(production):
+    south = ["south-db1", "south-core"]
+    preview = highstate(production, south, test=True)
+    assert changed(preview) == []
+    results = highstate(production, south)
+    assert failures(results) == []
+    assert changed(results) == []
+    assert members(production, "south-db1")["south-db1"] == "PRIMARY"
+
+
+def test_the_same_failover_again_is_refused_because_it_is_done(production):
+    plan = production.master.run("openhim_dr.failover_plan", **REQUEST)
+    assert re.search("active site already is 'south'", "\n".join(plan["refusals"]))
+
+
+def test_a_lost_site_that_returns_finds_itself_without_a_vote(production):
+    """Its mongods learn the newer configuration, and a highstate keeps its OpenHIM stopped."""
+    production.lab.boot_site("north")
+    expected = {"north-db1": "SECONDARY", "north-db2": "SECONDARY", "south-db1": "PRIMARY"}
+    wait_for(lambda: members(production, "south-db1") == expected, 120, "one primary, at south")
+    production.master.wait_for([*NORTH_DATABASES, "north-core"])
+    results = highstate(production, [*NORTH_DATABASES, "north-core"])
+    assert failures(results) == []
+    core = production.lab.host("north-core")
+    assert core.run(["systemctl", "is-active", "openhim-core"], check=False).stdout == "inactive\n"
+    assert members(production, "south-db1") == expected

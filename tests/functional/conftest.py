@@ -193,7 +193,7 @@ def cluster_factory(mongod_binary):
     folder = Path(tempfile.mkdtemp(prefix="openhim-mongo-", dir=base))
     keyfile = random_secrets.token_urlsafe(48).replace("-", "A").replace("_", "B")
 
-    def make(members, set_name="openhim", extra=(), tls=None, keyfiles=None, **mongodb):
+    def make(members, set_name="openhim", extra=(), ca=None, keyfiles=None, **mongodb):
         """members: minion ID -> its entry in the declaration, with ``site`` beside."""
         running = {
             host: Mongod(
@@ -202,7 +202,7 @@ def cluster_factory(mongod_binary):
                 set_name,
                 (keyfiles or {}).get(host, keyfile),
                 extra=list(extra),
-                tls_ca=str(tls) if tls else None,
+                tls_ca=str(ca) if ca else None,
             )
             for host in members
         }

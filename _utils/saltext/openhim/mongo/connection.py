@@ -212,6 +212,10 @@ def connected(
 
     overrides: further options of ``MongoClient``, such as another ``authSource``.
     """
+    # PyMongo asks a closed port again and again until its timeout; one look is enough.
+    reason = reach(address)
+    if reason:
+        raise Unreachable(f"{address} does not answer: {reason}")
     with explained(address):
         options = {**access.options(identity), "w": "majority", **overrides}
         client = MongoClient(f"mongodb://{address}/", directConnection=True, **options)
@@ -258,6 +262,8 @@ def _silence(error: PyMongoError) -> str:
     text = str(error)
     if "CERTIFICATE_VERIFY_FAILED" in text:
         return f"its certificate is not trusted ({_message(error)})"
+    if "No servers found yet" in text:
+        return "timed out; it takes connections and says nothing"
     return _message(error)
 
 

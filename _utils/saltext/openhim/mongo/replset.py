@@ -194,14 +194,30 @@ def _step(
 
 def _adjust(actual: Mapping[str, Any], replica_set: ReplicaSet) -> Step | None:
     """Everything but votes of the members that are in the set, and the settings."""
+    members = _adjusted(actual, replica_set)
+    if not _electable(members):
+        # Who may be primary then has not joined yet: that comes first, and this afterwards.
+        members = _adjusted(actual, replica_set, keep=("priority",))
+    return _step(actual, replica_set, members)
+
+
+def _adjusted(
+    actual: Mapping[str, Any], replica_set: ReplicaSet, keep: Collection[str] = ()
+) -> list[dict[str, Any]]:
     declared = {m.name: m for m in replica_set.members}
     members = []
     for document in deepcopy(list(actual["members"])):
         member = declared.get(document["host"])
         if member and member.votes == document["votes"]:
-            document = {**document, **member_document(member, document["_id"])}
+            kept = {key: document[key] for key in keep}
+            document = {**document, **member_document(member, document["_id"]), **kept}
         members.append(document)
-    return _step(actual, replica_set, members)
+    return members
+
+
+def _electable(members: list[dict[str, Any]]) -> bool:
+    """Whether anybody may be primary; MongoDB accepts no configuration without."""
+    return any(m["votes"] and m["priority"] for m in members)
 
 
 def _join(actual: Mapping[str, Any], replica_set: ReplicaSet) -> Step | None:
@@ -246,7 +262,7 @@ def _retire(
             members[index] = {**document, **member_document(member, document["_id"])}
         else:
             del members[index]
-        return _step(actual, replica_set, members)
+        return _step(actual, replica_set, members) if _electable(members) else None
     return None
 
 

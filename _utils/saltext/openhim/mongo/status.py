@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timezone
 from typing import Any
 
 from pymongo import MongoClient
@@ -87,7 +87,8 @@ def _lag(raw: dict[str, Any], primary: dict[str, Any] | None) -> float | None:
 
 
 def _iso(value: datetime | None) -> str | None:
-    return value.isoformat(timespec="milliseconds") if value else None
+    # PyMongo answers commands with times that do not say that they are in UTC.
+    return value.replace(tzinfo=timezone.utc).isoformat(timespec="milliseconds") if value else None
 
 
 def problems(vantage: Vantage, found: dict[str, Any], max_lag: float | None = None) -> list[str]:

@@ -1,4 +1,4 @@
-"""The lab for a person: ``python -m lab up``, and from another shell ``python -m lab exec HOST …``."""
+"""The lab for a person: ``python -m lab up``, then elsewhere ``python -m lab exec HOST …``."""
 
 from __future__ import annotations
 

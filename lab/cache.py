@@ -40,7 +40,7 @@ def lock(name: str) -> Iterator[None]:
     """Hold the exclusive lock ``name`` of this cache; it ends with the process that holds it."""
     locks = directory() / "locks"
     locks.mkdir(exist_ok=True)
-    with open(locks / f"{name}.lock", "w", encoding="ascii") as handle:
+    with (locks / f"{name}.lock").open("w", encoding="ascii") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -72,7 +72,7 @@ def entry(name: str, what: str, build: Callable[[Path], None]) -> Path:
             build(unfinished)
             if not unfinished.exists():
                 raise LabError(f"{what}: the build made nothing at {unfinished}")
-            os.rename(unfinished, path)
+            unfinished.rename(path)
         except BaseException:
             remove(unfinished)
             raise
@@ -89,7 +89,9 @@ def remove(path: Path) -> None:
         mounted = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
         below = [point for point in mounted if point.startswith(f"{path}/") or point == str(path)]
         if below:
-            raise LabError(f"{path} is not removed: {', '.join(below)} is mounted; unmount it first")
+            raise LabError(
+                f"{path} is not removed: {', '.join(below)} is mounted; unmount it first"
+            )
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
@@ -98,7 +100,7 @@ def remove(path: Path) -> None:
 def sha256(path: Path) -> str:
     """Return the SHA-256 of a file as 64 hexadecimal digits."""
     digest = hashlib.sha256()
-    with open(path, "rb") as handle:
+    with path.open("rb") as handle:
         while block := handle.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
@@ -113,7 +115,9 @@ def call(
     :raises LabError: with the end of the command's output, when it fails or does not exist
     """
     variables = {**os.environ, **(env or {})}
-    variables = {name: value for name, value in variables.items() if value or name not in (env or {})}
+    variables = {
+        name: value for name, value in variables.items() if value or name not in (env or {})
+    }
     words = [str(word) for word in argv]
     try:
         done = subprocess.run(

@@ -107,13 +107,15 @@ def _overlay() -> str | None:
             (folder / name).mkdir(parents=True)
         options = f"lowerdir={folder}/lower,upperdir={folder}/upper,workdir={folder}/work"
         cache.call(
-            ["unshare", "--mount", "--propagation=private", "mount", "-t", "overlay", "probe"]
-            + ["-o", options, folder / "root"]
+            [
+                *("unshare", "--mount", "--propagation=private"),
+                *("mount", "-t", "overlay", "probe", "-o", options, folder / "root"),
+            ]
         )
     except LabError as error:
         reason = str(error).splitlines()[-1]
         return (
-            f"An overlay cannot be mounted with its upper folder in {cache.directory()} ({reason}); "
+            f"An overlay with its upper folder in {cache.directory()} does not mount ({reason}); "
             "set SALTEXT_OPENHIM_CACHE to a folder on ext4, XFS or tmpfs."
         )
     finally:
@@ -133,5 +135,3 @@ def host_setup() -> None:
     quiet = {"DEBIAN_FRONTEND": "noninteractive"}
     cache.call(["apt-get", "update", "-q"], env=quiet)
     cache.call(["apt-get", "install", "-q", "-y", "--no-install-recommends", *packages], env=quiet)
-
-

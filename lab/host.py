@@ -28,7 +28,7 @@ ENVIRONMENT = [
 ]
 
 
-class CommandFailed(LabError):
+class CommandError(LabError):
     """A command on a host ended with another code than 0."""
 
     def __init__(self, host: str, result: subprocess.CompletedProcess[str]) -> None:
@@ -136,7 +136,7 @@ class Host:
         ready.unlink(missing_ok=True)
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
             listener.bind(str(ready))
-            with open(self.console, "ab") as console:
+            with self.console.open("ab") as console:
                 self._supervisor = subprocess.Popen(
                     kernel.in_cgroup(self.group, self._command(namespace)),
                     stdin=subprocess.DEVNULL,
@@ -176,10 +176,8 @@ class Host:
         self._root.mkdir(exist_ok=True)
         options = f"lowerdir={self._image},upperdir={self._disk}/upper,workdir={self._disk}/work"
         mount = shlex.join(["mount", "-t", "overlay", "lab", "-o", options, str(self._root)])
-        return (
-            ["unshare", "--mount", "--propagation=private", "/bin/sh", "-c"]
-            + [f'{mount} && exec "$@"', "sh"] + argv
-        )  # fmt: skip
+        own = ("unshare", "--mount", "--propagation=private")
+        return [*own, "/bin/sh", "-c", f'{mount} && exec "$@"', "sh", *argv]
 
     @property
     def _root(self) -> Path:
@@ -205,7 +203,9 @@ class Host:
                 return leader
         self._remove_remains()
         tail = "\n".join(self.console.read_text(errors="replace").splitlines()[-15:])
-        raise LabError(f"host {self.name} did not boot within {BOOT_SECONDS} s; its console:\n{tail}")
+        raise LabError(
+            f"host {self.name} did not boot within {BOOT_SECONDS} s; its console:\n{tail}"
+        )
 
     def shutdown(self) -> None:
         """Shut the host down in order: services are stopped first.
@@ -255,14 +255,14 @@ class Host:
     def run(
         self,
         argv: Sequence[str],
-        input: str | None = None,  # noqa: A002  named as subprocess names it
+        input: str | None = None,
         check: bool = True,
         timeout: float | None = 120,
     ) -> subprocess.CompletedProcess[str]:
         """Run a command on the host as root and return its result as text.
 
         :param timeout: seconds; then the command is killed
-        :raises CommandFailed: when ``check`` and it ended with another code than 0
+        :raises CommandError: when ``check`` and it ended with another code than 0
         :raises LabError: when the host is down, or the time is over
         """
         process = self.popen(
@@ -285,11 +285,11 @@ class Host:
             " ".join(map(str, argv)), process.returncode, output, errors
         )
         if check and result.returncode:
-            raise CommandFailed(self.name, result)
+            raise CommandError(self.name, result)
         return result
 
     def write(self, path: str, text: str, mode: int = 0o644) -> None:
-        """Write a file, whole or not at all; folders are made. Works on a host that is down, too."""
+        """Write a file, whole or not at all, and its folders; on a host that is down, too."""
         script = (
             'umask 077; mkdir -m 755 -p "$(dirname "$1")" && cat > "$1.unfinished" && '
             'chmod "$2" "$1.unfinished" && mv "$1.unfinished" "$1"'
@@ -297,7 +297,7 @@ class Host:
         self._on_disk(["/bin/sh", "-c", script, "sh", path, f"{mode:04o}"], text)
 
     def read(self, path: str) -> str:
-        """Read a file. Works on a host that is down, too."""
+        """Read a file; of a host that is down, too."""
         return self._on_disk(["cat", path], None)
 
     def _on_disk(self, argv: list[str], text: str | None) -> str:
@@ -309,12 +309,10 @@ class Host:
             for index, place in enumerate(self.spec.disks)
         )
         inside = ["/bin/sh", "-c", f'{mounts}exec chroot {self._root} "$@"', "sh", *argv]
-        done = subprocess.run(
-            self._with_root(inside), input=text, capture_output=True, text=True
-        )
+        done = subprocess.run(self._with_root(inside), input=text, capture_output=True, text=True)
         if done.returncode:
             done.args = " ".join(argv)
-            raise CommandFailed(self.name, done)
+            raise CommandError(self.name, done)
         return done.stdout
 
     def fill_disk(self, path: str) -> None:
@@ -338,6 +336,6 @@ class Host:
     def _check_disk(self, path: str) -> None:
         if path not in self.spec.disks:
             raise LabError(
-                f"host {self.name} has no disk of its own at {path}, and filling the machine's disk "
-                f"would hit everybody; declare HostSpec(…, disks={{{path!r}: '512M'}})"
+                f"host {self.name} has no disk of its own at {path}, and filling this machine's "
+                f"disk would hit everybody; declare HostSpec(…, disks={{{path!r}: '512M'}})"
             )

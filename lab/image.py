@@ -83,8 +83,10 @@ def root() -> Path:
 def mirror() -> str:
     """Return the address of the Debian mirror that this machine's apt is configured with."""
     listed = cache.call(
-        ["apt-get", "indextargets", "--format", "$(RELEASE) $(COMPONENT) $(REPO_URI)"]
-        + ["Created-By: Packages"]
+        [
+            *("apt-get", "indextargets", "Created-By: Packages"),
+            *("--format", "$(RELEASE) $(COMPONENT) $(REPO_URI)"),
+        ]
     )
     return choose_mirror(listed)
 
@@ -138,9 +140,11 @@ def _build(target: Path) -> None:
     packed = wheels()
     # In a mount namespace of its own, so that an interrupted build leaves nothing mounted.
     cache.call(
-        ["unshare", "--mount", "--propagation=private"]
-        + ["debootstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}"]
-        + [SUITE, target, mirror()]
+        [
+            *("unshare", "--mount", "--propagation=private"),
+            *("debootstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}"),
+            *(SUITE, target, mirror()),
+        ]
     )
     for path, text in FILES.items():
         file = target / path.lstrip("/")
@@ -159,7 +163,7 @@ def _build(target: Path) -> None:
 
 
 def _install_salt(target: Path, packed: Path) -> None:
-    """Install Salt where every user of a host can read it: /opt/salt, linked from /usr/local/bin."""
+    """Install Salt where every user can read it: /opt/salt, linked from /usr/local/bin."""
     inside = target / "opt/wheels"
     shutil.copytree(packed, inside)
     _chroot(target, "python3", "-m", "venv", "/opt/salt")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -54,10 +55,8 @@ def wait_for_end(pid: int, timeout: float | None) -> bool:
 
 def kill(pid: int, number: int = signal.SIGKILL) -> None:
     """Send a signal to a process; nothing happens when it is gone."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
-    except ProcessLookupError:
-        pass
 
 
 def cgroup_roots() -> list[Path]:
@@ -93,7 +92,7 @@ def freeze(name: str, frozen: bool) -> None:
     events = folder / "cgroup.events"
     wanted = f"frozen {int(frozen)}"
     deadline = time.monotonic() + 10
-    with open(events, encoding="ascii") as handle:
+    with events.open(encoding="ascii") as handle:
         poll = select.poll()
         poll.register(handle, select.POLLPRI)
         while wanted not in handle.read():
@@ -103,14 +102,25 @@ def freeze(name: str, frozen: bool) -> None:
             handle.seek(0)
 
 
+def _groups_below(name: str) -> list[Path]:
+    """Return the folders of a control group in every hierarchy, the innermost first.
+
+    Groups come and go while we look; ``os.walk`` passes over those that have gone.
+    """
+    return [
+        Path(folder)
+        for root in cgroup_roots()
+        for folder, _, _ in os.walk(root / name, topdown=False)
+    ]
+
+
 def cgroup_processes(name: str) -> Iterator[int]:
     """Yield the processes of a control group and of all the groups below it."""
-    for root in cgroup_roots():
-        for procs in (root / name).rglob("cgroup.procs"):
-            try:
-                yield from map(int, procs.read_text(encoding="ascii").split())
-            except (FileNotFoundError, OSError):
-                continue  # the group went away while we looked
+    for folder in _groups_below(name):
+        try:
+            yield from map(int, (folder / "cgroup.procs").read_text(encoding="ascii").split())
+        except OSError:
+            continue  # the group went away while we looked
 
 
 def clear_cgroup(name: str, timeout: float = 20) -> None:
@@ -126,13 +136,9 @@ def clear_cgroup(name: str, timeout: float = 20) -> None:
             wait_for_end(pid, 0.5)
         if time.monotonic() > deadline:
             raise LabError(f"processes {sorted(pids)} of {name} do not end; look at dmesg")
-    for root in cgroup_roots():
-        folders = sorted((root / name).rglob("*"), reverse=True) if (root / name).exists() else []
-        for folder in [path for path in folders if path.is_dir()] + [root / name]:
-            try:
-                folder.rmdir()
-            except FileNotFoundError:
-                pass
+    for folder in _groups_below(name):
+        with contextlib.suppress(FileNotFoundError):
+            folder.rmdir()
 
 
 def cgroups(prefix: str) -> set[str]:

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 
-from lab import cache, doctor, image, kernel, reaper
+from lab import doctor, image, kernel, reaper
 from lab.errors import LabError
 from lab.host import Host, HostSpec
 from lab.network import Network, Node, check_topology, hosts_file
@@ -89,7 +89,10 @@ class Lab:
         running = reaper.labs()
         if lab_id is None:
             if len(running) != 1:
-                raise LabError(f"{len(running)} labs run ({', '.join(running)}); name one: python -m lab --lab ID …")
+                raise LabError(
+                    f"{len(running)} labs run ({', '.join(running)}); "
+                    "name the one that you mean: python -m lab --lab ID …"
+                )
             (lab_id,) = running
         if lab_id not in running:
             raise LabError(f"there is no lab {lab_id!r}; running: {', '.join(running) or 'none'}")
@@ -163,9 +166,7 @@ class Lab:
         return process
 
     def _process(self, node: Node) -> Process:
-        return Process(
-            node.name, node.site, node.address, self.prefix, self.folder, self.network
-        )
+        return Process(node.name, node.site, node.address, self.prefix, self.folder, self.network)
 
     # Disasters
 

@@ -169,15 +169,17 @@ class Network:
         return f"{self.prefix}-{name}"
 
     def attach(self, name: str) -> Path:
-        """Make a host's network namespace with a link to the router; return the namespace's path."""
+        """Make a host's network namespace with a link to the router; return its path."""
         nodes = self.nodes()
         (node,) = [node for node in nodes if node.name == name]
         here, link = self.namespace(name), f"h{nodes.index(node)}"
         way_out = gateway(node.address)
         cache.call(["ip", "netns", "add", here])
         cache.call(
-            ["ip", "link", "add", link, "netns", self.router, "type", "veth"]
-            + ["peer", "name", "eth0", "netns", here]
+            [
+                *("ip", "link", "add", link, "netns", self.router),
+                *("type", "veth", "peer", "name", "eth0", "netns", here),
+            ]
         )
         # Otherwise it ponders up to 0.8 s over each answer that it gives for another host.
         self._set(f"net.ipv4.neigh.{link}.proxy_delay=0")
@@ -295,7 +297,7 @@ class Network:
     @contextmanager
     def _changing(self, *sites: str) -> Iterator[tuple[list[Node], Faults]]:
         """Give the state out for a change, then apply and store it; one change at a time."""
-        with open(self._file.with_suffix(".lock"), "w", encoding="ascii") as lock:
+        with self._file.with_suffix(".lock").open("w", encoding="ascii") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             nodes, faults = self._read()
             known = {node.site for node in nodes}

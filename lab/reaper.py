@@ -2,8 +2,8 @@
 
 A lab's owner may be killed with -9 at any moment. So every name that a lab uses starts with the
 lab's prefix, which is all that is needed to find what to remove, and the lab's folder says who the
-owner is. A small watchdog process per lab waits for the owner's end and cleans up; where the watchdog
-was killed as well, the next lab that starts, or ``python -m lab clean``, does it.
+owner is. A small watchdog process per lab waits for the owner's end and cleans up; where the
+watchdog was killed as well, the next lab that starts, or ``python -m lab clean``, does it.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def reap(lab_id: str) -> None:
     :raises LabError: when something resists, naming it
     """
     RUN.mkdir(parents=True, exist_ok=True)
-    with open(RUN / f".{lab_id}.lock", "w", encoding="ascii") as lock:
+    with (RUN / f".{lab_id}.lock").open("w", encoding="ascii") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # owner, watchdog and others may all try
         prefix = f"{prefix_of(lab_id)}-"
         for name in kernel.cgroups(prefix):

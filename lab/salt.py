@@ -15,7 +15,7 @@ START_SECONDS = 120
 
 # Without DNS and with everything on one machine, what Salt waits for by default is only time lost.
 MASTER = {
-    "interface": "0.0.0.0",
+    "interface": "0.0.0.0",  # noqa: S104  the lab has no outside
     "auto_accept": True,
     "timeout": 10,
     "gather_job_timeout": 15,
@@ -175,9 +175,7 @@ class SaltMaster:
             raise LabError(f"salt {target} {function}: no answer from {silent}")
         return {name: entry["ret"] for name, entry in answer["returns"].items()}
 
-    def run(
-        self, function: str, *args: object, timeout: float = 600, **kwargs: object
-    ) -> object:
+    def run(self, function: str, *args: object, timeout: float = 600, **kwargs: object) -> object:
         """Run a runner on the master, as ``salt-run FUNCTION …`` does; return its result.
 
         The exit code is in ``self.retcodes["run"]``; an orchestration that failed has one above 0.
@@ -208,7 +206,9 @@ class SaltMaster:
             "state.orchestrate", name, pillar=dict(pillar or {}), timeout=timeout, **options
         )
         if check and self.retcodes["run"]:
-            raise LabError(f"the orchestration {name} failed:\n{json.dumps(result, indent=1)[-6000:]}")
+            raise LabError(
+                f"the orchestration {name} failed:\n{json.dumps(result, indent=1)[-6000:]}"
+            )
         return result
 
     def call(self, minion: str, function: str, *args: object, timeout: float = 300,
@@ -261,7 +261,7 @@ if missing:
     sys.exit(1)
 """
 
-# The same as the command "salt", with every minion's exit code, and its arguments on standard input.
+# What the command "salt" does, with every minion's exit code; the job comes on standard input.
 PUBLISH = """
 import json, sys
 import salt.client

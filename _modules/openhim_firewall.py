@@ -32,8 +32,8 @@ def tcp_ports():
     The ports of OpenHIM's TCP channels that this host opens, and where they are known from.
 
     Returns a dictionary: ``ports``; ``source``: ``live`` (OpenHIM was asked now), ``last known``
-    (it could not be asked), ``unknown`` (nor was it ever before) or ``no core`` (OpenHIM is not
-    declared on this host); ``reason``: why it could not be asked.
+    (it could not be asked), ``declared`` (it never was; these are the declared channels' ports) or
+    ``no core`` (OpenHIM is not declared on this host); ``reason``: why it could not be asked.
 
     CLI Example:
 
@@ -44,21 +44,17 @@ def tcp_ports():
     if "core" not in _guarded(_host).roles:
         return {"ports": [], "source": "no core", "reason": ""}
     try:
-        answer = __salt__["openhim.tcp_ports"]()
+        # In test mode nothing is written, not even what OpenHIM just said.
+        answer = __salt__["openhim.tcp_ports"](remember=not __opts__.get("test"))
     except KeyError:
-        answer = {"reason": "the module openhim is not loaded on this minion"}
+        answer = _unasked("the module openhim is not loaded on this minion")
     except CommandExecutionError as error:
-        answer = {"reason": str(error)}
-    reason = answer.get("reason") or answer.get("comment") or "OpenHIM did not answer"
-    if answer.get("source") == "live":
-        return {"ports": sorted(answer["ports"]), "source": "live", "reason": ""}
-    if answer.get("source") == "last known":
-        return {"ports": sorted(answer["ports"]), "source": "last known", "reason": reason}
-    # What is open now was right when OpenHIM could be asked: an outage must not close it.
-    remembered = nftables.remembered_facts().get("tcp_ports")
-    if remembered is None:
-        return {"ports": [], "source": "unknown", "reason": reason}
-    return {"ports": sorted(remembered), "source": "last known", "reason": reason}
+        answer = _unasked(str(error))
+    return {
+        "ports": sorted(answer["ports"]),
+        "source": answer["source"],
+        "reason": answer.get("reason") or "",
+    }
 
 
 def active():
@@ -168,6 +164,15 @@ def _stack():
 
 def _host():
     return _stack().host(__opts__["id"])
+
+
+def _unasked(reason):
+    # What is open now was right when OpenHIM could be asked: an outage must not close it.
+    remembered = nftables.remembered_facts().get("tcp_ports")
+    if remembered is not None:
+        return {"ports": remembered, "source": "last known", "reason": reason}
+    ports = firewall.declared_tcp_ports(_stack())
+    return {"ports": ports, "source": "declared", "reason": reason}
 
 
 def _master():

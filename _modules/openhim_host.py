@@ -64,6 +64,27 @@ def certificate_problems(days_remaining=None):
     }
 
 
+def certificate_names():
+    """
+    The names that this host's certificate must carry: its own, its address, and the loopback ones
+    by which it talks to itself.
+
+    Returns a dictionary: ``common_name``, and ``alternatives``, a list such as ``DNS:north-db1``,
+    ``IP:10.20.1.11``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call openhim_host.certificate_names
+    """
+    stack = _guarded(_stack)
+    return {
+        "common_name": _guarded(stack.host, _id()).name,
+        "alternatives": _guarded(certs.wanted_names, stack, _id()),
+    }
+
+
 def tls_missing():
     """
     Which of the files that ``mongodb.pem`` is made of are not on this host; a list of paths.
@@ -147,6 +168,19 @@ def clock(max_offset_ms=None, wait=0, command_socket=None):
     }
 
 
+def chrony_config():
+    """
+    The text of ``chrony.conf`` for this host.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call openhim_host.chrony_config --out=newline_values_only
+    """
+    return _guarded(lambda: clocks.configuration(_stack(), _id()))
+
+
 def clock_pending():
     """
     Which files of chrony's configuration differ from ``openhim:clock``, by path.
@@ -200,29 +234,6 @@ def hosts_entries():
         {"address": host.address, "names": list(dict.fromkeys((host.name, host.id)))}
         for _, host in sorted(stack.hosts.items())
     ]
-
-
-def certificate_names():
-    """
-    The names that this host's certificate must carry: its own, its address, and the loopback ones
-    by which it talks to itself.
-
-    Returns ``common_name`` and ``alternatives`` (as X.509 writes them, such as ``DNS:host``).
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt-call openhim_host.certificate_names
-    """
-    stack = _guarded(_stack)
-    host = _guarded(stack.host, _id())
-    names = dict.fromkeys((host.name, host.id, "localhost"))
-    return {
-        "common_name": host.name,
-        "alternatives": [f"DNS:{name}" for name in names]
-        + [f"IP:{address}" for address in dict.fromkeys((host.address, "127.0.0.1"))],
-    }
 
 
 def _id():

@@ -83,9 +83,9 @@ def _about_ports(known):
             f" OpenHIM could not be asked for its TCP channels ({known['reason']}): the last known "
             f"ports stay open: {ports}."
         )
-    if known["source"] == "unknown":
+    if known["source"] == "declared":
         return (
-            f" OpenHIM could not be asked for its TCP channels ({known['reason']}), and was never "
-            "asked before: only its API, its routers and the declared TCP channels are open."
+            f" OpenHIM could not be asked for its TCP channels ({known['reason']}), and never was "
+            f"before: its API, its routers and the declared channels' TCP ports are open: {ports}."
         )
     return ""

@@ -88,6 +88,17 @@ def in_use(stack: Stack, minion_id: str) -> list[Source]:
     return found
 
 
+def wanted_names(stack: Stack, minion_id: str) -> list[str]:
+    """What a certificate of this host must be good for, as X.509's text form writes it.
+
+    Its name and address for the others; localhost for itself.
+    """
+    host = stack.host(minion_id)
+    dns = dict.fromkeys((host.name, host.id, "localhost"))
+    addresses = dict.fromkeys((host.address, "127.0.0.1"))
+    return [f"DNS:{name}" for name in dns] + [f"IP:{address}" for address in addresses]
+
+
 def survey(sources: Iterable[Source], address: str = "127.0.0.1") -> list[Finding]:
     """Looks at every source.
 

@@ -24,6 +24,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -107,17 +108,17 @@ def apply(
     """
     check(text)
     with _locked():
-        reached = [endpoint for endpoint in endpoints if reachable(endpoint, attempts=1)]
+        reached = _reached(list(endpoints), attempts=1)
         previous = _keep_previous()
         armed = _arm()
         try:
             _nft("--file", "-", stdin=text)
             loaded = listing()
-            lost = [endpoint for endpoint in reached if not reachable(endpoint)]
+            kept = _reached(reached)
         except BaseException:
             _put_back(previous, armed)
             raise
-        if lost:
+        if lost := [endpoint for endpoint in reached if endpoint not in kept]:
             _put_back(previous, armed)
             raise OpenHIMError(
                 f"with the new rules this host no longer reached {_names(lost)}, which it reached "
@@ -186,6 +187,15 @@ def reachable(endpoint: Endpoint, attempts: int = CONNECT_ATTEMPTS) -> bool:
             if attempt + 1 < attempts and left > 0:
                 time.sleep(min(left, 1.0))
     return False
+
+
+def _reached(endpoints: list[Endpoint], attempts: int = CONNECT_ATTEMPTS) -> list[Endpoint]:
+    """Those that can be reached; all are asked at once, so that many masters take no longer."""
+    if not endpoints:
+        return []
+    with ThreadPoolExecutor(len(endpoints)) as pool:
+        answers = pool.map(lambda endpoint: reachable(endpoint, attempts), endpoints)
+        return [endpoint for endpoint, answer in zip(endpoints, answers, strict=True) if answer]
 
 
 def booted() -> bool:

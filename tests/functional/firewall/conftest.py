@@ -11,11 +11,12 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+
+from tests.functional.throwaway import Minion
 
 PREFIX = "openhim-fw-"
 ADDRESSES = {"core": "10.99.0.21", "db": "10.99.0.11", "stranger": "10.99.0.99"}
@@ -125,75 +126,36 @@ def network():
         network.stop()
 
 
-class Minion:
-    """One host's minion: its pillar, its options, and the disk that it keeps between runs."""
+class FirewalledMinion(Minion):
+    """A minion in one host's network, and what OpenHIM answers it."""
 
     def __init__(self, network, name, pillar, folder):
-        self.network = network
-        self.name = name
-        self.pillar = pillar
-        self.opts = {"file_client": "local"}
-        self.folder = folder
-        self.answer = folder / "tcp_ports.json"
-        (folder / "modules").mkdir(parents=True)
+        super().__init__(name, pillar, folder, ["ip", "netns", "exec", network.namespace(name)])
+        self._answer = folder / "tcp_ports.json"
+        self._asked = folder / "asked"
         self.channels([])
         # Stands for OpenHIM's answer only: asking a real one is tested with OpenHIM.
         (folder / "modules" / "openhim.py").write_text(
             "import json, pathlib\n"
             "from salt.exceptions import CommandExecutionError\n"
-            "def tcp_ports():\n"
-            f"    answer = json.loads(pathlib.Path({str(self.answer)!r}).read_text())\n"
+            "def tcp_ports(**asked):\n"
+            f"    with open({str(self._asked)!r}, 'a') as file:\n"
+            "        print(json.dumps(asked), file=file)\n"
+            f"    answer = json.loads(pathlib.Path({str(self._answer)!r}).read_text())\n"
             "    if 'error' in answer:\n"
             "        raise CommandExecutionError(answer['error'])\n"
             "    return answer\n"
         )
 
     def channels(self, ports, source="live"):
-        self.answer.write_text(json.dumps({"ports": ports, "source": source}))
+        self._answer.write_text(json.dumps({"ports": ports, "source": source}))
+
+    def asked(self):
+        """With what OpenHIM's module was called, each time."""
+        return [json.loads(line) for line in self._asked.read_text().splitlines()]
 
     def openhim_is_down(self):
-        self.answer.write_text(json.dumps({"error": "connection refused"}))
-
-    def module(self, function, *args, **kwargs):
-        return self._call("modules", function, args, kwargs)
-
-    def state(self, function, *args, test=False):
-        return self._call("states", function, args, {}, test=test)
-
-    def disk(self):
-        """Every file that the minion has written, by path, with its mode and content."""
-        found = {}
-        for top in ("etc", "var/lib"):
-            upper = self.folder / "disk" / top / "upper"
-            for path in sorted(upper.rglob("*")) if upper.exists() else ():
-                if path.is_file() or path.is_symlink():
-                    where = f"/{top}/{path.relative_to(upper)}"
-                    content = None if path.is_symlink() else path.read_text()
-                    found[where] = (oct(path.lstat().st_mode & 0o777), content)
-        return found
-
-    def _call(self, kind, function, args, kwargs, test=False):
-        opts = {
-            "id": self.name,
-            "pillar": self.pillar,
-            "test": test,
-            "module_dirs": [str(self.folder / "modules")],
-            "root_dir": str(self.folder),
-            "cachedir": str(self.folder / "cache"),
-            **self.opts,
-        }
-        request = {
-            "opts": opts,
-            "overlay": str(self.folder / "disk"),
-            "calls": [[kind, function, args, kwargs]],
-        }
-        command = ["ip", "netns", "exec", self.network.namespace(self.name)]
-        command += [sys.executable, str(Path(__file__).with_name("inside.py"))]
-        done = subprocess.run(
-            command, input=json.dumps(request), capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)[0]
+        self._answer.write_text(json.dumps({"error": "connection refused"}))
 
 
 @pytest.fixture
@@ -225,6 +187,6 @@ def minion(network, pillar, tmp_path):
     """A factory: the minion of one host of the network."""
 
     def make(name):
-        return Minion(network, name, pillar, tmp_path / name)
+        return FirewalledMinion(network, name, pillar, tmp_path / name)
 
     return make

@@ -81,9 +81,16 @@ def test_the_last_known_tcp_ports_stay_open_when_openhim_cannot_be_asked(network
 def test_a_core_that_was_never_asked_opens_only_the_base_ports_and_says_so(network, core):
     core.openhim_is_down()
     result = applied(core)
-    assert "never asked before" in result["comment"]
+    assert "never was before" in result["comment"]
     assert network.connects("stranger", CORE, 5001)
     assert not network.connects("stranger", CORE, 6000)
+
+
+def test_what_openhim_says_is_not_remembered_in_test_mode(core):
+    core.state(APPLIED, "firewall", test=True)
+    assert core.asked() == [{"remember": False}]
+    applied(core)
+    assert core.asked()[-1] == {"remember": True}
 
 
 def test_what_is_declared_as_extra_is_open(network, pillar, db):
@@ -151,8 +158,8 @@ def test_drift_in_the_kernel_is_noticed_and_repaired(network, db, kind):
 def test_drift_in_the_files_is_repaired(db):
     applied(db)
     disk = db.disk()
-    (db.folder / "disk/etc/upper/openhim-firewall/openhim.nft").chmod(0o644)
-    (db.folder / "disk/etc/upper/systemd/system/openhim-firewall.service").unlink()
+    db.path(FILE).chmod(0o644)
+    db.path("/etc/systemd/system/openhim-firewall.service").unlink()
     assert set(applied(db)["changes"]) == {"file", "unit"}
     assert db.disk() == disk
 

@@ -1,8 +1,9 @@
-"""Runs Salt's loader inside a network namespace, with /etc and /var/lib that are thrown away.
+"""Runs Salt's loader with an /etc and a /var/lib that are thrown away.
 
-Started by ``ip netns exec``, so nft and every connection are the namespace's, and in a mount
-namespace of its own, so what the states write is not seen by the machine. Reads JSON from stdin
-(``opts``, ``overlay``, ``calls``) and writes the list of results as JSON to stdout.
+Started by ``unshare --mount`` or ``ip netns exec`` (then nft and every connection are the network
+namespace's too), so it is in a mount namespace of its own and the machine sees nothing of what the
+states write. Reads JSON from stdin (``opts``, ``overlay``, ``calls``) and writes the list of
+results as JSON to stdout.
 """
 
 import json

@@ -1,0 +1,68 @@
+"""A minion whose /etc and /var/lib are thrown away after the test, and kept between its calls."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+INSIDE = Path(__file__).with_name("inside.py")
+
+
+class Minion:
+    """One host's minion: its pillar, its options, and its disk.
+
+    command: what starts the loader in a mount namespace of its own (and in which network).
+    """
+
+    def __init__(self, name, pillar, folder, command):
+        self.name = name
+        self.pillar = pillar
+        self.opts = {"file_client": "local"}
+        self.folder = folder
+        self._command = command
+        (folder / "modules").mkdir(parents=True)
+
+    def module(self, function, *args, **kwargs):
+        return self._call("modules", function, args, kwargs)
+
+    def state(self, function, *args, test=False, **kwargs):
+        return self._call("states", function, args, kwargs, test=test)
+
+    def disk(self):
+        """Every file that the minion has written, by path, with its mode and content."""
+        found = {}
+        for top in ("etc", "var/lib"):
+            upper = self.folder / "disk" / top / "upper"
+            for path in sorted(upper.rglob("*")) if upper.exists() else ():
+                if path.is_file() or path.is_symlink():
+                    content = None if path.is_symlink() else path.read_text()
+                    mode = oct(path.lstat().st_mode & 0o777)
+                    found[f"/{top}/{path.relative_to(upper)}"] = (mode, content)
+        return found
+
+    def path(self, path):
+        """Where a file that the minion has written is on this machine."""
+        top = "etc" if path.startswith("/etc/") else "var/lib"
+        return self.folder / "disk" / top / "upper" / path.removeprefix(f"/{top}/")
+
+    def _call(self, kind, function, args, kwargs, test=False):
+        opts = {
+            "id": self.name,
+            "pillar": self.pillar,
+            "test": test,
+            "module_dirs": [str(self.folder / "modules")],
+            "root_dir": str(self.folder),
+            "cachedir": str(self.folder / "cache"),
+            **self.opts,
+        }
+        request = {
+            "opts": opts,
+            "overlay": str(self.folder / "disk"),
+            "calls": [[kind, function, args, kwargs]],
+        }
+        command = [*self._command, sys.executable, str(INSIDE)]
+        done = subprocess.run(
+            command, input=json.dumps(request), capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)[0]

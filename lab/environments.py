@@ -13,12 +13,16 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from lab import cache
 from lab.errors import LabError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+#: A file that says that an environment is whole.
+COMPLETE = "complete"
 
 #: Which Salt the tests run with; anything that pip takes.
 SALT = os.environ.get("SALTEXT_OPENHIM_SALT") or "salt~=3008.0"
@@ -27,37 +31,45 @@ SALT = os.environ.get("SALTEXT_OPENHIM_SALT") or "salt~=3008.0"
 PLAIN = (SALT, "pymongo")
 
 
+def plain() -> Path:
+    """Salt and PyMongo alone: the package comes from file_roots."""
+    return _environment("plain", (sys.version, *PLAIN), _make_plain)
+
+
 def development() -> Path:
     """Everything that a contributor needs, and this repository as an editable install."""
-    return _environment("development", (SALT, "-e", f"{REPOSITORY}[tests,development]"))
+    made_from = (str(plain()), str(REPOSITORY), (REPOSITORY / "setup.cfg").read_text("utf-8"))
+    return _environment("development", made_from, _make_development)
 
 
-def synced() -> Path:
-    """Salt and PyMongo alone: the package comes from file_roots."""
-    return _environment("synced", PLAIN)
+def install(target: Path) -> None:
+    """Make an environment with Salt, PyMongo and this package, as ``pip install .`` makes it.
 
-
-def installed() -> Path:
-    """Salt, PyMongo and this package as it is now, as ``pip install .`` makes it.
-
-    The environment is shared: hold :func:`cache.lock` on its name while you use it.
+    target: a folder that does not exist yet; it is not kept in the cache, for the package changes.
     """
-    path = _environment("installed", PLAIN)
+    _copy(plain(), target)
     with tempfile.TemporaryDirectory() as folder:
         sources = Path(folder) / "sources"
         _copy_sources(sources)
-        command = [path / "bin" / "python", "-m", "pip", "install", "-q", "--no-deps"]
-        cache.call([*command, "--force-reinstall", sources])
-    return path
+        _pip(target, "--no-deps", str(sources))
 
 
-def _environment(name: str, requirements: tuple[str, ...]) -> Path:
-    """A virtual environment; made anew when what it is made from has changed."""
-    made_from = [(REPOSITORY / "setup.cfg").read_text(encoding="utf-8"), sys.version, *requirements]
+def _make_plain(path: Path) -> None:
+    cache.call([sys.executable, "-m", "venv", path])
+    _pip(path, *PLAIN)
+
+
+def _make_development(path: Path) -> None:
+    _copy(plain(), path)
+    _pip(path, SALT, "-e", f"{REPOSITORY}[tests,development]")
+
+
+def _environment(name: str, made_from: tuple[str, ...], make: Callable[[Path], None]) -> Path:
+    """A virtual environment of the cache; made anew when what it is made from has changed."""
     digest = hashlib.sha256("\0".join(made_from).encode()).hexdigest()[:12]
     path = cache.directory() / "environments" / f"{name}-{digest}"
     # It cannot be renamed into place when it is done: its programs name its folder.
-    complete = path / "complete"
+    complete = path / COMPLETE
     if complete.exists():
         return path
     with cache.lock(f"environment-{name}"):
@@ -66,13 +78,27 @@ def _environment(name: str, requirements: tuple[str, ...]) -> Path:
         started = time.monotonic()
         cache.progress(f"the Python environment {name!r}: building")
         cache.remove(path)
-        cache.call([sys.executable, "-m", "venv", path])
-        cache.call([path / "bin" / "python", "-m", "pip", "install", "-q", *requirements])
+        make(path)
         complete.touch()
         cache.progress(
             f"the Python environment {name!r}: ready in {time.monotonic() - started:.0f} s"
         )
     return path
+
+
+def _copy(source: Path, target: Path) -> None:
+    """A copy of an environment that works at its new place; installing Salt anew takes minutes."""
+    shutil.copytree(source, target, symlinks=True)
+    (target / COMPLETE).unlink()
+    for program in (target / "bin").iterdir():
+        if program.is_symlink() or not program.is_file():
+            continue
+        content = program.read_bytes()
+        program.write_bytes(content.replace(bytes(source), bytes(target)))
+
+
+def _pip(path: Path, *arguments: str) -> None:
+    cache.call([path / "bin" / "python", "-m", "pip", "install", "-q", *arguments])
 
 
 def _copy_sources(target: Path) -> None:
@@ -96,7 +122,7 @@ def _copy_sources(target: Path) -> None:
             shutil.copy2(source, target / name)
 
 
-MAKERS = {"development": development, "synced": synced, "installed": installed}
+MAKERS = {"development": development, "plain": plain}
 
 
 def main() -> None:

@@ -35,6 +35,10 @@ def shown(value: Any) -> str:
     return f"a {type(value).__name__} ({value}; quote it, if a text is meant)"
 
 
+def _has_parts(value: Any) -> bool:
+    return isinstance(value, (Mapping, list, tuple))
+
+
 def problem(path: str, found: str, allowed: str) -> str:
     """One finding, in the form that all have."""
     return f"{path}: found {found}; allowed {allowed}"
@@ -101,7 +105,8 @@ class Secret(Text):
         """Only what kind of value it is."""
         if isinstance(value, str):
             return "an empty text" if not value else "a text"
-        return "nothing" if value is None else f"a {type(value).__name__}"
+        words = {bool: "a boolean", int: "a number", float: "a number"}
+        return words.get(type(value)) or shown(value if _has_parts(value) else None)
 
     def hint(self, value: Any) -> str:
         """Quotes, where YAML made something else of a secret."""
@@ -313,7 +318,7 @@ class Either(Kind):
 
     def check(self, value: Any, path: str, problems: list[str]) -> Any:
         """Mappings and lists are the nested kind's, all else the simple one's."""
-        if isinstance(value, (Mapping, list, tuple)):
+        if _has_parts(value):
             return self.nested.check(value, path, problems)
         if self.simple.accepts(value):
             return value

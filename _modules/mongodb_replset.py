@@ -2,11 +2,12 @@
 MongoDB replica sets of an OpenHIM stack
 ========================================
 
-What a person or an orchestration asks of a replica set that the pillar declares. ``set`` may be left
-out on a host that has members of one set only. Every function raises when it cannot do what it says.
+What a person or an orchestration asks of a replica set that the pillar declares. ``set`` may be
+left out on a host that has members of one set only. Every function raises when it cannot do what it
+says.
 
-Needs PyMongo on the minion, and in its pillar the stack's declaration, the operator's password and the
-keyfile. The desired state is in the states of the same name.
+Needs PyMongo on the minion, and in its pillar the stack's declaration, the operator's password and
+the keyfile. The desired state is in the states of the same name.
 """
 
 from salt.exceptions import CommandExecutionError
@@ -32,7 +33,7 @@ __virtualname__ = "mongodb_replset"
 __func_alias__ = {"set_config": "config"}
 
 
-def __virtual__():
+def __virtual__():  # noqa: N807 (Salt's name)
     return __virtualname__ if _PROBLEM is None else (False, _PROBLEM)
 
 
@@ -43,7 +44,8 @@ def _here(set_name):
 @_converted
 def status(set=None):
     """
-    The set and each member: state, health, lag in seconds, uptime, sync source, site; and the problems.
+    The set and each member: state, health, lag in seconds, uptime, sync source, site; and the
+    problems.
 
     set
         Name of the replica set.
@@ -162,7 +164,8 @@ def members_by_site(set=None):
 @_converted
 def wait_healthy(set=None, timeout=300, max_lag=None):
     """
-    Returns the status as soon as the set is healthy; raises with the reasons when it is not in time.
+    Returns the status as soon as the set is healthy; raises with the reasons when it is not in
+    time.
 
     set
         Name of the replica set.
@@ -299,7 +302,8 @@ def remove(member, set=None, timeout=300):
 @_converted
 def reconfigure(set=None, timeout=300):
     """
-    Brings the configuration to the declared one, changing one vote at a time; returns what it changed.
+    Brings the configuration to the declared one, changing one vote at a time; returns what it
+    changed.
 
     set
         Name of the replica set.
@@ -362,10 +366,11 @@ def freeze(seconds, set=None):
 @_converted
 def promote(confirm, reason, declarer, set=None, timeout=60):
     """
-    Failover: makes this host's member primary by a forced reconfiguration, when the majority is lost.
+    Failover: makes this host's member primary by a forced reconfiguration, when the majority is
+    lost.
 
-    Refuses, with every reason, while a primary is visible or a majority answers. The pillar must hold
-    the recovery record (profile ``reduced``, this site active, the other lost).
+    Refuses, with every reason, while a primary is visible or a majority answers. The pillar must
+    hold the recovery record (profile ``reduced``, this site active, the other lost).
 
     confirm
         The stack's name, typed out.
@@ -394,8 +399,8 @@ def promote(confirm, reason, declarer, set=None, timeout=60):
 @_converted
 def promotion(set=None):
     """
-    The record of the last promotion on this host, with ``survived_until``: the time of the last write
-    of the lost primary that its member has.
+    The record of the last promotion on this host, with ``survived_until``: the time of the last
+    write of the lost primary that its member has.
 
     set
         Name of the replica set.

@@ -3,7 +3,8 @@ MongoDB replica sets as desired state
 =====================================
 
 Run the same states on every host of a set, at the same moment if you like: one host writes, and the
-others wait for the result. Each state reads back what it wrote, and with ``test=True`` writes nothing.
+others wait for the result. Each state reads back what it wrote, and with ``test=True`` writes
+nothing.
 
 .. code-block:: yaml
 
@@ -39,7 +40,7 @@ except ImportError as error:
 __virtualname__ = "mongodb_replset"
 
 
-def __virtual__():
+def __virtual__():  # noqa: N807 (Salt's name)
     return __virtualname__ if _PROBLEM is None else (False, _PROBLEM)
 
 
@@ -90,9 +91,9 @@ def initiated(name, timeout=300):
     """
     The replica set exists, with all declared members from the start.
 
-    One designated host initiates it, as soon as every declared member answers, holds our keyfile and
-    belongs to no set; the other hosts wait. Refuses in words: a member of another set, another keyfile,
-    a member that does not answer in time.
+    One designated host initiates it, as soon as every declared member answers, holds our keyfile
+    and belongs to no set; the other hosts wait. Refuses in words: a member of another set, another
+    keyfile, a member that does not answer in time.
 
     name
         Name of the replica set.
@@ -117,9 +118,11 @@ def initiated(name, timeout=300):
 @_answered
 def configured(name, timeout=300):
     """
-    Members, priorities, votes, tags, write modes and timeouts of the set are as the pillar declares.
+    Members, priorities, votes, tags, write modes and timeouts of the set are as the pillar
+    declares.
 
-    The host whose member is primary makes the changes, one vote at a time, and the others wait for it.
+    The host whose member is primary makes the changes, one vote at a time, and the others wait for
+    it.
 
     name
         Name of the replica set.
@@ -140,8 +143,8 @@ def member_present(name, set=None, timeout=300):
     """
     One declared member belongs to the set, as declared.
 
-    It is added without a vote, and gets its vote when it has copied the data. Refuses one that does not
-    answer in time, belongs to another set, or holds another keyfile.
+    It is added without a vote, and gets its vote when it has copied the data. Refuses one that does
+    not answer in time, belongs to another set, or holds another keyfile.
 
     name
         Minion ID, or ``host:port``, of a declared member.
@@ -276,10 +279,12 @@ def user_present(
 @_answered
 def promoted(name, confirm, reason, declared_by, timeout=60):
     """
-    Failover: this host's member is the primary, by forced reconfiguration, after the majority is lost.
+    Failover: this host's member is the primary, by forced reconfiguration, after the majority is
+    lost.
 
-    Only an orchestration that a person started uses it. Refuses, with every reason, while a primary is
-    visible or a majority answers; does nothing where it is done already but to prove a write again.
+    Only an orchestration that a person started uses it. Refuses, with every reason, while a primary
+    is visible or a majority answers; does nothing where it is done already but to prove a write
+    again.
 
     name
         Name of the replica set.

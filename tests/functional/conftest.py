@@ -1,8 +1,8 @@
 """Real MongoDB servers and a real Salt loader for the functional tests.
 
-``replica_set`` makes sets of mongods on free ports of this machine. A stack's hosts are all this one
-(``name: localhost``), told apart by their ports; so every "host" has its own member, and a test acts
-as any of them through ``loaders``.
+``replica_set`` makes sets of mongods on free ports of this machine. A stack's hosts are all this
+one (``name: localhost``), told apart by their ports; so every "host" has its own member, and a test
+acts as any of them through ``loaders``.
 """
 
 import contextlib
@@ -165,8 +165,8 @@ class Cluster:
         for host, mongod in self.members.items():
             if mongod.process.poll() is None:
                 hello = mongod.hello()
-                primary = hello.get("isWritablePrimary")
-                found[host] = "primary" if primary else "secondary" if hello.get("secondary") else "?"
+                other = "secondary" if hello.get("secondary") else "?"
+                found[host] = "primary" if hello.get("isWritablePrimary") else other
         return found
 
     def primary(self, timeout=30):

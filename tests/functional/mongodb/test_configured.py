@@ -133,15 +133,15 @@ def test_a_removed_member_that_comes_back_gets_an_id_nobody_had(growing, loaders
     assert _members(growing, "north-db1")["north-db2"]["_id"] > old
 
 
-def test_a_member_of_another_set_with_the_same_name_is_not_added(growing, three, loaders, test_mode):
+def test_a_member_of_another_set_with_the_same_name_is_not_added(
+    growing, three, loaders, test_mode
+):
     pillar = copy.deepcopy(growing.pillar)
     pillar["openhim"]["hosts"]["foreign"] = {**pillar["openhim"]["hosts"]["north-db1"]}
     members = pillar["openhim"]["mongodb"]["replica_sets"]["openhim"]["members"]
     members["foreign"] = {"port": three.members["south-db1"].port}
     before = three.configs()
-    ret = _state(
-        loaders, growing, "north-db1", "member_present", test_mode, pillar, name="foreign"
-    )
+    ret = _state(loaders, growing, "north-db1", "member_present", test_mode, pillar, name="foreign")
     assert three.configs() == before
     assert "foreign" not in str(growing.configs())
     if not test_mode:

@@ -45,7 +45,9 @@ def test_a_member_of_another_set_is_refused_at_once(uninitiated, three, loaders,
     ret = states["mongodb_replset.initiated"](name="renamed", timeout=60)
     assert ret["result"] is False
     assert ret["changes"] == {}
-    assert "member of the replica set openhim, state SECONDARY; expected was renamed" in ret["comment"]
+    assert (
+        "member of the replica set openhim, state SECONDARY; expected was renamed" in ret["comment"]
+    )
     assert set(uninitiated.configs().values()) == {None}
 
 

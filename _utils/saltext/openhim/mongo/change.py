@@ -1,7 +1,8 @@
 """What changes a replica set: initiate, reconfigure step by step, add, remove, step down, freeze.
 
-Every host of a stack runs the same highstate, often at the same moment. So for each change exactly one
-host writes (the designated initiator, then whoever is primary), and the others wait for the result.
+Every host of a stack runs the same highstate, often at the same moment. So for each change exactly
+one host writes (the designated initiator, then whoever is primary), and the others wait for the
+result.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from dataclasses import replace
 from typing import Any
 
 from pymongo import MongoClient
-
 from saltext.openhim.errors import OpenHIMError, Refused, Unreachable
 from saltext.openhim.mongo.connection import (
     KEYFILE,
@@ -58,8 +58,8 @@ def conflict(vantage: Vantage, seen: Observation) -> str | None:
     name = vantage.replica_set.name
     if seen.set_name and seen.set_name != name:
         return (
-            f"{seen.words}; expected was {name}. Nothing was changed. Point the pillar at another host, "
-            "or take that member out of its set and empty its data folder first."
+            f"{seen.words}; expected was {name}. Nothing was changed. Point the pillar at another "
+            "host, or take that member out of its set and empty its data folder first."
         )
     if seen.kind == WRONG_KEYFILE or seen.set_id == "not ours":
         return (
@@ -98,8 +98,8 @@ def initiate(vantage: Vantage, timeout: float = 300) -> list[str]:
     """Sees to it that the set is initiated with all declared members; returns what *this host* did.
 
     The designated initiator looks at all declared members until each is "not initiated" and shares
-    our keyfile, and initiates then; the other hosts wait. All wait until their own member belongs to
-    the set, has the data and knows a primary.
+    our keyfile, and initiates then; the other hosts wait. All wait until their own member belongs
+    to the set, has the data and knows a primary.
 
     timeout: seconds. Raises Refused at once for a member of another set or a foreign keyfile, and
     after the timeout with each member's answer.
@@ -180,8 +180,9 @@ def configure(
 ) -> list[str]:
     """Brings the configuration to the declared one, one vote at a time; returns what this host did.
 
-    timeout: seconds. wanted: which configuration, given the actual one. from_anywhere: write through
-    the primary wherever it is (for a person); otherwise a host whose member is not primary waits.
+    timeout: seconds. wanted: which configuration, given the actual one. from_anywhere: write
+    through the primary wherever it is (for a person); otherwise a host whose member is not primary
+    waits.
     """
     deadline = time.monotonic() + timeout
     done: list[str] = []
@@ -196,7 +197,8 @@ def configure(
         if waiting and time.monotonic() >= deadline:
             before = f" Done before: {'; '.join(done)}." if done else ""
             raise Refused(
-                f"{vantage.replica_set.name} is not as declared after {timeout:g} s: {waiting}.{before}"
+                f"{vantage.replica_set.name} is not as declared after {timeout:g} s: "
+                f"{waiting}.{before}"
             )
         if waiting:
             time.sleep(POLL_SECONDS)
@@ -258,8 +260,8 @@ def _refuse_unseating(step: Step, raw: dict[str, Any]) -> None:
     after = next((m for m in step.config["members"] if m["host"] == primary), None)
     if primary and (after is None or not after["votes"] or not after["priority"]):
         raise Refused(
-            f"the primary {primary} would lose its vote ({'; '.join(step.changes)}). Let another member "
-            "become primary first: salt-call mongodb_replset.step_down on its host."
+            f"the primary {primary} would lose its vote ({'; '.join(step.changes)}). Let another "
+            "member become primary first: salt-call mongodb_replset.step_down on its host."
         )
 
 
@@ -269,8 +271,9 @@ def _newcomer_hindrance(vantage: Vantage, name: str, actual: dict[str, Any]) -> 
     ours = str((actual.get("settings") or {}).get("replicaSetId"))
     if not reason and seen.set_id and seen.set_id != ours:
         reason = (
-            f"{seen.words}, but of another set with the same name (its ID is {seen.set_id}, ours is "
-            f"{ours}). Nothing was changed. Empty that member's data folder first if it is not needed."
+            f"{seen.words}, but of another set with the same name (its ID is {seen.set_id}, ours "
+            f"is {ours}). Nothing was changed. Empty that member's data folder first if it is not "
+            "needed."
         )
     if reason:
         raise Refused(reason)
@@ -280,7 +283,7 @@ def _newcomer_hindrance(vantage: Vantage, name: str, actual: dict[str, Any]) -> 
 
 
 def _as_it_is(vantage: Vantage, actual: dict[str, Any]) -> ReplicaSet:
-    """The actual configuration in the words of a declaration, so that one member of it can change."""
+    """The actual configuration as if it were declared, so that one member of it can change."""
     members = tuple(_member_as_it_is(vantage, document) for document in actual["members"])
     timeout = (actual.get("settings") or {}).get("electionTimeoutMillis", 10000)
     return replace(vantage.replica_set, members=members, election_timeout_ms=timeout)
@@ -370,8 +373,8 @@ def undeclared_name(vantage: Vantage, member: str) -> str:
     """``host:port`` of a member that may be removed; refuses one that the pillar declares."""
     if declared_member(vantage, member):
         raise Refused(
-            f"{member} is declared as a member of {vantage.replica_set.name}; the next highstate would "
-            "add it again. Take it out of openhim:mongodb:replica_sets first."
+            f"{member} is declared as a member of {vantage.replica_set.name}; the next highstate "
+            "would add it again. Take it out of openhim:mongodb:replica_sets first."
         )
     if ":" in member:
         return member
@@ -382,8 +385,8 @@ def undeclared_name(vantage: Vantage, member: str) -> str:
 def step_down(vantage: Vantage, seconds: int = 60, catch_up: int = 10) -> dict[str, Any]:
     """Lets the primary step down; returns who was primary and who is now.
 
-    seconds: how long it may not be elected again. catch_up: seconds for a secondary to catch up first;
-    MongoDB refuses when none does.
+    seconds: how long it may not be elected again. catch_up: seconds for a secondary to catch up
+    first; MongoDB refuses when none does.
     """
     with vantage.primary() as client:
         before = client.admin.command("hello")["me"]

@@ -1,7 +1,7 @@
 """How this package talks to a mongod, and how it tells one kind of silence from another.
 
-A :class:`Vantage` is one replica set as one host sees it: the declaration, this host's own member and
-the ways in. :func:`probe` looks at one member and puts what it found into words; "unreachable",
+A :class:`Vantage` is one replica set as one host sees it: the declaration, this host's own member
+and the ways in. :func:`probe` looks at one member and puts what it found into words; "unreachable",
 "unauthorized" and "not initiated" are different answers, and only positive evidence counts.
 """
 
@@ -23,7 +23,6 @@ from pymongo.errors import (
     OperationFailure,
     PyMongoError,
 )
-
 from saltext.openhim import secrets
 from saltext.openhim.errors import OpenHIMError, Unauthorized, Unreachable
 from saltext.openhim.settings import TLS_DIRECTORY, Member, ReplicaSet, Stack, from_pillar
@@ -58,7 +57,7 @@ class MongoError(OpenHIMError):
         self.code = code
 
 
-class NotPrimary(MongoError):
+class NotPrimary(MongoError):  # noqa: N818 (MongoDB's own word)
     """The command needs the primary, and this member is not it (any more)."""
 
 
@@ -80,7 +79,9 @@ class Access:
         keyfile = known.get("mongodb_keyfile")
         return cls(
             operator_user=user,
-            operator_password=secrets.lookup(pillar, secret) if secret in known else None,
+            operator_password=secrets.lookup(pillar, secret)
+            if secret and secret in known
+            else None,
             # mongod drops all white space from a keyfile; so must who presents it as a password.
             keyfile="".join(keyfile.split()) if keyfile else None,
             tls_ca_file=(
@@ -106,8 +107,9 @@ class Access:
         if identity == OPERATOR:
             if not self.operator_password:
                 raise Unauthorized(
-                    "this host's pillar has no password of the MongoDB operator: expected a user with "
-                    "`operator: true` in openhim:mongodb:users whose secret is in openhim:secrets"
+                    "this host's pillar has no password of the MongoDB operator: expected a user "
+                    "with `operator: true` in openhim:mongodb:users whose secret is in "
+                    "openhim:secrets"
                 )
             options.update(
                 username=self.operator_user, password=self.operator_password, authSource="admin"
@@ -115,15 +117,15 @@ class Access:
         elif identity == KEYFILE:
             if not self.keyfile:
                 raise Unauthorized(
-                    "this host's pillar has no openhim:secrets:mongodb_keyfile; it is needed to prove "
-                    "that a member shares the keyfile"
+                    "this host's pillar has no openhim:secrets:mongodb_keyfile; it is needed to "
+                    "prove that a member shares the keyfile"
                 )
             options.update(username="__system", password=self.keyfile, authSource="local")
         return options
 
 
 def operator(stack: Stack) -> tuple[str | None, str | None]:
-    """The name and the secret's name of the declared user with ``operator: true``; or None, None."""
+    """The name of the declared user with ``operator: true`` and its secret's; or None, None."""
     for name, entry in (stack.declared["mongodb"].get("users") or {}).items():
         if entry.get("operator"):
             return name, entry["secret"]
@@ -144,8 +146,9 @@ class Vantage:
         """The address of this host's own member: loopback, where the localhost exception holds."""
         if self.member is None:
             raise OpenHIMError(
-                f"this host has no member of the replica set {self.replica_set.name}; its members are "
-                f"{', '.join(m.name for m in self.replica_set.members)}. Run this on one of them."
+                f"this host has no member of the replica set {self.replica_set.name}; its members "
+                f"are {', '.join(m.name for m in self.replica_set.members)}. Run this on one of "
+                "them."
             )
         return f"127.0.0.1:{self.member.port}"
 
@@ -316,7 +319,8 @@ def probe(address: str, access: Access, name: str | None = None) -> Observation:
 
     address: where to connect. name: how to call it, when that differs (the set's name of a member).
 
-    The keyfile is proved by authenticating as ``__system``, which only members that share it accept.
+    The keyfile is proved by authenticating as ``__system``, which only members that share it
+    accept.
     """
     name = name or address
     reason = reach(address)

@@ -1,8 +1,9 @@
 """The failover of a replica set that has lost its majority: a forced reconfiguration, well guarded.
 
-MongoDB's recommended topology (two members here, one there) cannot elect a primary when the site with two
-members is lost. Somebody has to say that the survivor is alone now. Said while a primary lives, it makes
-two of them; so every look that can be taken is taken before, and again nothing is assumed.
+MongoDB's recommended topology (two members here, one there) cannot elect a primary when the site
+with two members is lost. Somebody has to say that the survivor is alone now. Said while a primary
+lives, it makes two of them; so every look that can be taken is taken before, and again nothing is
+assumed.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from typing import Any
 from pymongo import MongoClient
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
-
 from saltext.openhim.errors import OpenHIMError, Refused, Unreachable
 from saltext.openhim.mongo.connection import (
     MEMBER,
@@ -58,14 +58,14 @@ def promote(
 ) -> dict[str, Any]:
     """Makes this host's member the primary of a set that has lost its majority.
 
-    The vantage's stack must be the one after the loss: profile ``reduced``, active site this one, the
-    other site among the lost ones (the recovery record in the pillar says so).
+    The vantage's stack must be the one after the loss: profile ``reduced``, active site this one,
+    the other site among the lost ones (the recovery record in the pillar says so).
 
     confirm: the stack's name, typed out. reason, declarer: for the record. timeout: seconds to wait
     until the survivor is primary and has proved it by a majority write that was read back.
 
-    Returns ``changed``, ``before``, ``after``, ``unseen`` (members that could not be seen: no proof that
-    they are dead) and ``seconds``. Raises Refused with every reason why not. Idempotent.
+    Returns ``changed``, ``before``, ``after``, ``unseen`` (members that could not be seen: no proof
+    that they are dead) and ``seconds``. Raises Refused with every reason why not. Idempotent.
     """
     started = time.monotonic()
     _refuse_paper(vantage, confirm, reason, declarer)
@@ -116,8 +116,8 @@ def _refuse_paper(vantage: Vantage, confirm: str, reason: str, declarer: str) ->
         problems.append("there is no declarer; say who decided it")
     if vantage.stack.profile != "reduced":
         problems.append(
-            f"the profile is {vantage.stack.profile}; a promotion needs the recovery record with profile "
-            "reduced, this site as active_site and the lost sites"
+            f"the profile is {vantage.stack.profile}; a promotion needs the recovery record with "
+            "profile reduced, this site as active_site and the lost sites"
         )
     if vantage.member is None or not vantage.member.votes:
         voters = ", ".join(m.name for m in vantage.replica_set.voters)
@@ -163,8 +163,8 @@ def other_primaries(evidence: Evidence) -> list[str]:
     for member in evidence.status["members"]:
         if member["state"] == 1 and member["health"] == 1 and not member.get("self"):
             reasons.append(
-                f"{member['name']} is primary in the survivor's eyes; if it died seconds ago, wait for "
-                "the heartbeats to notice and try again"
+                f"{member['name']} is primary in the survivor's eyes; if it died seconds ago, "
+                "wait for the heartbeats to notice and try again"
             )
     for seen in evidence.observations.values():
         if seen.is_primary and seen.name != evidence.own_name:
@@ -176,15 +176,18 @@ def _objections_to_survivor(vantage: Vantage, evidence: Evidence) -> list[str]:
     reasons = []
     if evidence.status["set"] != vantage.replica_set.name:
         reasons.append(
-            f"the survivor is in the set {evidence.status['set']}, expected was {vantage.replica_set.name}"
+            f"the survivor is in the set {evidence.status['set']}, expected was "
+            f"{vantage.replica_set.name}"
         )
     if vantage.member and evidence.own_name != vantage.member.name:
         reasons.append(
-            f"the configuration calls the survivor {evidence.own_name}, the pillar {vantage.member.name}"
+            f"the configuration calls the survivor {evidence.own_name}, the pillar "
+            f"{vantage.member.name}"
         )
     if evidence.own_state not in ("SECONDARY", "PRIMARY"):
         reasons.append(f"the survivor is {evidence.own_state}; only a SECONDARY has all its data")
-    own = next((m for m in evidence.config["members"] if m["host"] == evidence.own_name), {})
+    documents = {m["host"]: m for m in evidence.config["members"]}
+    own = documents.get(evidence.own_name, {})
     if own.get("arbiterOnly") or own.get("secondaryDelaySecs"):
         reasons.append(
             "the survivor is an arbiter or a delayed member, and has not the newest data"
@@ -204,8 +207,8 @@ def _objections_to_force(evidence: Evidence) -> list[str]:
     ]
     if len(alive) > len(voters) // 2:
         reasons.append(
-            f"{len(alive)} of {len(voters)} voters answer ({', '.join(alive)}), which is a majority: they "
-            "elect a primary by themselves, or do as soon as they see each other"
+            f"{len(alive)} of {len(voters)} voters answer ({', '.join(alive)}), which is a "
+            "majority: they elect a primary by themselves, or do as soon as they see each other"
         )
     own = next((m for m in evidence.status["members"] if m.get("self")), None)
     for member in evidence.status["members"]:
@@ -317,16 +320,15 @@ def recorded(vantage: Vantage) -> dict[str, Any]:
         )
     if not found:
         raise OpenHIMError(
-            f"{vantage.local} has no record of a promotion of {vantage.replica_set.name}; expected was "
-            f"one in admin.{PROOF_COLLECTION}. Promote it first (mongodb_replset.promote)."
+            f"{vantage.local} has no record of a promotion of {vantage.replica_set.name}; "
+            f"expected was one in admin.{PROOF_COLLECTION}. Promote it first "
+            "(mongodb_replset.promote)."
         )
     return plain(found)
 
 
-def foresee(
-    vantage: Vantage, confirm: str, reason: str, declarer: str
-) -> tuple[list[str], str]:
-    """What :func:`promote` would change, and the member's state now; raises what it would refuse."""
+def foresee(vantage: Vantage, confirm: str, reason: str, declarer: str) -> tuple[list[str], str]:
+    """What :func:`promote` would change, and the member's state; raises what it would refuse."""
     _refuse_paper(vantage, confirm, reason, declarer)
     evidence = _look(vantage)
     wanted = final_config(evidence.config, vantage.replica_set, add_missing=False)

@@ -52,13 +52,13 @@ def member_document(member: Member, member_id: int) -> dict[str, Any]:
 
 def initial_config(replica_set: ReplicaSet) -> dict[str, Any]:
     """The document with which a new set is initiated: all declared members."""
-    config = {
+    members = [member_document(m, i) for i, m in enumerate(replica_set.members)]
+    return {
         "_id": replica_set.name,
         "version": 1,
-        "members": [member_document(m, i) for i, m in enumerate(replica_set.members)],
+        "members": members,
+        "settings": _settings(replica_set, {}, members),
     }
-    config["settings"] = _settings(replica_set, {}, config["members"])
-    return config
 
 
 def _settings(

@@ -8,7 +8,6 @@ from datetime import datetime, timezone
 from typing import Any
 
 from pymongo import MongoClient
-
 from saltext.openhim.errors import OpenHIMError, Unreachable
 from saltext.openhim.mongo.connection import NotPrimary, Vantage
 from saltext.openhim.mongo.replset import differences
@@ -36,9 +35,10 @@ def status(vantage: Vantage) -> dict[str, Any]:
     """The set as this host's member sees it (or any member, where the host has none).
 
     Returns plain values: ``set``, ``primary`` (name or None), ``last_committed`` (ISO 8601),
-    ``members`` (each with ``state``, ``healthy``, ``lag_seconds``, ``uptime_seconds``, ``sync_source``,
-    ``site``, ``host``, ``priority``, ``votes``), ``problems`` (each in words; empty when healthy).
-    ``lag_seconds`` is None where it is not known: no primary, or no answer from the member.
+    ``members`` (each with ``state``, ``healthy``, ``lag_seconds``, ``uptime_seconds``,
+    ``sync_source``, ``site``, ``host``, ``priority``, ``votes``), ``problems`` (each in words;
+    empty when healthy). ``lag_seconds`` is None where it is not known: no primary, or no answer
+    from the member.
     """
     with vantage.any() as client:
         raw = client.admin.command("replSetGetStatus")
@@ -111,7 +111,8 @@ def problems(vantage: Vantage, found: dict[str, Any], max_lag: float | None = No
             reasons.append(f"{member['name']} is {member['state']}")
         elif max_lag is not None and (member["lag_seconds"] or 0) > max_lag:
             reasons.append(
-                f"{member['name']} is {member['lag_seconds']} s behind the primary, allowed are {max_lag}"
+                f"{member['name']} is {member['lag_seconds']} s behind the primary, allowed are "
+                f"{max_lag}"
             )
     return reasons
 
@@ -156,7 +157,7 @@ def lag(vantage: Vantage) -> dict[str, float | None]:
 
 
 def last_committed(vantage: Vantage) -> dict[str, Any]:
-    """The time of the newest write that is on a majority of the members, as this host's member knows it.
+    """The time of the newest write that is on a majority, as this host's member knows it.
 
     Returns ``time`` (ISO 8601), ``ts`` (seconds and increment) and ``term``.
     """

@@ -122,8 +122,8 @@ def ensure(
     """Sees to it that a user exists with this password and these roles; returns what this host did.
 
     The host whose member is primary writes, and the others wait until the user has reached them.
-    roles: names, or mappings with ``role`` and ``db``. reset: set the operator's own password by means
-    of the keyfile where the pillar's does not fit. timeout: seconds.
+    roles: names, or mappings with ``role`` and ``db``. reset: set the operator's own password by
+    means of the keyfile where the pillar's does not fit. timeout: seconds.
     """
     wanted = normalized(roles, database)
     deadline = time.monotonic() + timeout
@@ -162,8 +162,9 @@ def _identity(vantage: Vantage, name: str, found: User, reset: bool) -> str:
     if not found.any:
         if name != access.operator_user:
             raise Refused(
-                f"there are no users yet, and the first must be the operator, not {name}: the localhost "
-                "exception ends with the first user. Declare one with `operator: true` and put it first."
+                f"there are no users yet, and the first must be the operator, not {name}: the "
+                "localhost exception ends with the first user. Declare one with `operator: true` "
+                "and put it first."
             )
         return NOBODY
     if access.operator_user and access.operator_password:
@@ -172,7 +173,8 @@ def _identity(vantage: Vantage, name: str, found: User, reset: bool) -> str:
         if logs_in(vantage, access.operator_user, access.operator_password):
             return OPERATOR
     raise Unauthorized(
-        f"users exist on {vantage.local}, and the operator {access.operator_user or '(none declared)'} of "
+        f"users exist on {vantage.local}, and the operator "
+        f"{access.operator_user or '(none declared)'} of "
         "the pillar cannot log in: its password differs or it does not exist. Nothing was changed."
     )
 
@@ -182,8 +184,8 @@ def _reset_identity(name: str, found: User, reset: bool) -> str:
         return KEYFILE
     what = "its password differs from the pillar's" if found.exists else "it is not among them"
     raise Unauthorized(
-        f"users exist, and the operator {name} cannot log in: {what}. Nothing was changed. Correct the "
-        "secret, or give `reset: true` to set it by means of the keyfile."
+        f"users exist, and the operator {name} cannot log in: {what}. Nothing was changed. "
+        "Correct the secret, or give `reset: true` to set it by means of the keyfile."
     )
 
 

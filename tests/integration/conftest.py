@@ -1,0 +1,175 @@
+"""Real masters and minions, whose Salt runs in environments of its own."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from saltfactories.manager import FactoriesManager
+
+from lab import environments, secrets
+
+REPOSITORY = environments.REPOSITORY
+HOST = "north-db1"
+
+
+@dataclass
+class Answer:
+    """What a function of Salt returned, and the exit code that its command would have."""
+
+    data: Any
+    returncode: int
+
+
+class Site:
+    """A master and one minion, ``north-db1`` of the example pillar, and commands for both."""
+
+    def __init__(self, kind: str, environment: Path, root: Path, roots: list[Path], events: Any):
+        self.kind = kind
+        self.environment = environment
+        self.root = root
+        self.pillar = root / "pillar"
+        self.records = root / "records"
+        shutil.copytree(REPOSITORY / "pillar", self.pillar)
+        declared = yaml.safe_load((self.pillar / "openhim" / "production.sls").read_text())
+        secrets.write(declared, root / "secrets")
+        factories = FactoriesManager(
+            root_dir=root / "salt",
+            scripts_dir=environment / "bin",
+            log_server_host="127.0.0.1",
+            log_server_port=0,
+            log_server_level="error",
+            slow_stop=False,
+            start_timeout=60,
+            stats_processes=None,
+            event_listener=events,
+        )
+        self.master = factories.salt_master_daemon(
+            f"{kind}-master",
+            defaults={
+                "file_roots": {"base": [str(folder) for folder in roots]},
+                "pillar_roots": {"base": [str(self.pillar), str(root / "secrets")]},
+                "ext_pillar": [{"openhim_recovery": str(self.records)}],
+                "auto_accept": True,
+            },
+            overrides={"interface": "127.0.0.1", "worker_threads": 3},
+        )
+        self.minion = self.master.salt_minion_daemon(
+            HOST, defaults={"enable_fqdns_grains": False, "grains_cache": True}
+        )
+
+    def salt(self, function: str, *arguments: Any, **named: Any) -> Answer:
+        """What ``salt north-db1 FUNCTION`` returns."""
+        return self._ask("minion", function, arguments, named)
+
+    def run(self, function: str, *arguments: Any, **named: Any) -> Answer:
+        """What ``salt-run FUNCTION`` returns."""
+        return self._ask("runner", function, arguments, named)
+
+    def _ask(self, *command: Any) -> Answer:
+        self.client.stdin.write(json.dumps(command) + "\n")
+        self.client.stdin.flush()
+        line = self.client.stdout.readline()
+        assert line, "the client of Salt has ended; what it said is in the test's output"
+        return Answer(*json.loads(line))
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """The daemons and the client run, for as long as the context lasts."""
+        program = Path(__file__).with_name("salt_client.py")
+        with self.master.started(), self.minion.started():
+            self.client = subprocess.Popen(
+                [self.environment / "bin" / "python", program, self.master.config_file, HOST],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                cwd="/",
+            )
+            try:
+                yield
+            finally:
+                self.client.stdin.close()
+                self.client.wait(30)
+
+    def log(self) -> str:
+        """All that the master and the minion have logged."""
+        return "".join(path.read_text() for path in self.root.rglob("*.log"))
+
+    @contextmanager
+    def changed_pillar(self, change: Callable[[dict[str, Any]], None]) -> Iterator[None]:
+        """The example pillar with a change, for as long as the context lasts."""
+        path = self.pillar / "openhim" / "production.sls"
+        before = path.read_text()
+        declared = yaml.safe_load(before)
+        change(declared["openhim"])
+        try:
+            path.write_text(json.dumps(declared))
+            yield
+        finally:
+            path.write_text(before)
+
+
+@contextmanager
+def started(kind: str, environment: Path, roots: list[Path], events: Any) -> Iterator[Site]:
+    """A site whose daemons run, and are gone afterwards."""
+    root = Path(tempfile.mkdtemp(prefix="salt-"))
+    try:
+        site = Site(kind, environment, root, roots, events)
+        with site.running():
+            yield site
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def installed(event_listener: Any) -> Iterator[Site]:
+    """The package is installed with pip; file_roots hold nothing of it."""
+    with tempfile.TemporaryDirectory(prefix="installed-") as folder:
+        environment = Path(folder) / "environment"
+        environments.install(environment)
+        empty = Path(folder) / "empty"
+        empty.mkdir()
+        with started("installed", environment, [empty], event_listener) as site:
+            yield site
+
+
+@pytest.fixture(scope="session")
+def synced(event_listener: Any) -> Iterator[Site]:
+    """The package is served from file_roots; nothing but Salt and PyMongo is installed."""
+    with started("synced", environments.plain(), [REPOSITORY / "salt"], event_listener) as site:
+        yield site
+
+
+@pytest.fixture(scope="session", params=["installed", "synced"])
+def site(request: pytest.FixtureRequest) -> Site:
+    """Both ways of use; of the second one, after both syncs."""
+    site = request.getfixturevalue(request.param)
+    if site.kind == "synced":
+        assert site.salt("saltutil.sync_all").returncode == 0
+        assert site.run("saltutil.sync_all").returncode == 0
+    return site
+
+
+def modules(folder: str) -> list[str]:
+    """The names of this package's Salt modules of one kind: ``_modules``, ``_states``…"""
+    return sorted(p.stem for p in (REPOSITORY / folder).glob("*.py") if p.stem != "__init__")
+
+
+def python(environment: Path, code: str) -> subprocess.CompletedProcess[str]:
+    """Run Python code in an environment, from a folder that is not the repository."""
+    return subprocess.run(
+        [environment / "bin" / "python", "-c", code],
+        cwd="/",
+        capture_output=True,
+        text=True,
+        check=False,
+    )

@@ -137,6 +137,7 @@ class Api:
         connection that is held open tells when it begins. timeout: seconds for the whole of it.
         """
         begin = time.monotonic()
+        self.heartbeat()  # says in words when it does not run
         watched = self._connection(timeout)
         try:
             self._open(watched)

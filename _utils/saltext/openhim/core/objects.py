@@ -312,26 +312,32 @@ def _stored_mediator(core: CoreHost, urn: str) -> Mapping[str, Any]:
 
 def role_plan(api: Api, name: str, channels: list[str], clients: list[str]) -> Plan:
     """What a role lacks. OpenHIM has no document for a role: it is the text that channels allow
-    and that clients have. channels: names. clients: client IDs. Both are exact.
+    and that clients have, and is written there (version 4's own call for roles fails on current
+    servers). channels: names. clients: client IDs. Both are exact.
     """
-    actual = api.get("roles", name)
-    have = {
-        "channels": sorted(c["name"] for c in (actual or {}).get("channels", [])),
-        "clients": sorted(c["clientID"] for c in (actual or {}).get("clients", [])),
+    holders = {
+        "channels": ("name", "allow", set(channels), api.get("channels")),
+        "clients": ("clientID", "roles", set(clients), api.get("clients")),
     }
-    wanted = {"channels": sorted(channels), "clients": sorted(clients)}
-    body = {
-        "channels": [{"name": channel} for channel in channels],
-        "clients": [{"clientID": client} for client in clients],
-    }
+    changes: dict[str, Any] = {}
+    writes: list[tuple[str, str, dict[str, Any]]] = []
+    for path, (key, field_name, wanted, entries) in holders.items():
+        unknown = wanted - {entry[key] for entry in entries}
+        if unknown:
+            raise OpenHIMError(f"{path} that are not in OpenHIM: {', '.join(sorted(unknown))}")
+        have = {entry[key] for entry in entries if name in (entry.get(field_name) or [])}
+        if have != wanted:
+            changes[path] = {"old": sorted(have), "new": sorted(wanted)}
+        for entry in entries:
+            if (entry[key] in wanted) != (entry[key] in have):
+                others = [role for role in entry.get(field_name) or [] if role != name]
+                roles = [*others, name] if entry[key] in wanted else others
+                writes.append((path, entry["_id"], {field_name: roles}))
 
     def act() -> None:
-        if actual:
-            api.put("roles", name, body=body)
-        else:
-            api.post("roles", body={"name": name, **body})
+        for path, identity, body in writes:
+            api.put(path, identity, body=body)
 
-    changes = {k: {"old": have[k], "new": wanted[k]} for k in wanted if have[k] != wanted[k]}
     return Plan(f"role {name!r}", changes, act)
 
 

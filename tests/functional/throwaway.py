@@ -1,11 +1,13 @@
 """A minion whose /etc and /var/lib are thrown away after the test, and kept between its calls."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 INSIDE = Path(__file__).with_name("inside.py")
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 class Minion:
@@ -50,7 +52,8 @@ class Minion:
             "id": self.name,
             "pillar": self.pillar,
             "test": test,
-            "module_dirs": [str(self.folder / "modules")],
+            "module_dirs": [str(self.folder / "modules"), str(REPOSITORY / "_modules")],
+            "states_dirs": [str(REPOSITORY / "_states")],
             "root_dir": str(self.folder),
             "cachedir": str(self.folder / "cache"),
             **self.opts,
@@ -62,7 +65,12 @@ class Minion:
         }
         command = [*self._command, sys.executable, str(INSIDE)]
         done = subprocess.run(
-            command, input=json.dumps(request), capture_output=True, text=True, check=False
+            command,
+            input=json.dumps(request),
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY / "_utils")},
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)[0]

@@ -65,8 +65,11 @@ _BOOT_UNIT = f"""\
 Description=Firewall of the OpenHIM stack
 Documentation=man:nft(8)
 DefaultDependencies=no
-# Also after the distribution's own rules: its file usually begins with "flush ruleset".
+# The distribution's own file usually begins with "flush ruleset": come after it, at the boot and
+# whenever it is loaded again.
 After=local-fs.target nftables.service
+PartOf=nftables.service
+ReloadPropagatedFrom=nftables.service
 Before=network-pre.target shutdown.target
 Wants=network-pre.target
 Conflicts=shutdown.target

@@ -87,8 +87,8 @@ def differences(text: str) -> dict[str, Any]:
     if file_changes := files.differences(FILE, text.encode(), mode=0o600):
         found["file"] = file_changes
     unit_changes = files.differences(UNIT_FILE, boot_unit().encode(), mode=0o644)
-    if not unit_changes and not _unit_enabled():
-        unit_changes = {"enabled": False}
+    if not unit_changes:
+        unit_changes = _unit_problems()
     if unit_changes:
         found["unit"] = unit_changes
     return found
@@ -131,11 +131,16 @@ def apply(
 
 
 def persist_unit() -> None:
-    """Writes the unit that loads the file at boot, and enables it."""
+    """Writes the unit that loads the file at boot, and enables it.
+
+    Where systemd runs it is started as well (it loads the same rules once more): only an active
+    unit follows when the distribution's own rules are loaded again.
+    """
     files.write(UNIT_FILE, boot_unit().encode(), mode=0o644)
     _systemctl("enable", "--quiet", UNIT)
     if booted():
         _systemctl("daemon-reload")
+        _systemctl("start", UNIT)
 
 
 def remove() -> list[str]:
@@ -146,6 +151,8 @@ def remove() -> list[str]:
             _nft("--file", "-", stdin=REPLACE)
             removed.append("kernel")
         if Path(UNIT_FILE).exists():
+            if booted():
+                _systemctl("stop", UNIT)
             _systemctl("disable", "--quiet", UNIT)
             Path(UNIT_FILE).unlink()
             if booted():
@@ -316,8 +323,12 @@ def _put_back(previous: str, armed: bool) -> None:
     Path(ROLLBACK_FILE).unlink()
 
 
-def _unit_enabled() -> bool:
-    return _systemctl("is-enabled", "--quiet", UNIT, must=False) == 0
+def _unit_problems() -> dict[str, Any]:
+    if _systemctl("is-enabled", "--quiet", UNIT, must=False):
+        return {"enabled": False}
+    if booted() and _systemctl("is-active", "--quiet", UNIT, must=False):
+        return {"active": False}
+    return {}
 
 
 def _systemctl(*arguments: str, must: bool = True) -> int:

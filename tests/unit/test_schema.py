@@ -10,7 +10,7 @@ import pytest
 import yaml
 from saltext.openhim import schema
 from saltext.openhim.errors import PillarError
-from saltext.openhim.schema import needs
+from saltext.openhim.schema import needs, reference
 
 EXAMPLE = Path(__file__).parents[2] / "pillar" / "openhim" / "production.sls"
 
@@ -385,3 +385,21 @@ def test_a_minion_that_is_not_declared_is_told(openhim: dict[str, Any]) -> None:
         "openhim:hosts:stranger: found nothing for this minion; allowed master, north-core, "
         "north-db1, north-db2, south-core, south-db1"
     )
+
+
+# The reference page
+
+
+def test_the_reference_page_is_written_from_the_table() -> None:
+    """``make docs`` brings it up to date."""
+    file = EXAMPLE.parents[2] / "docs" / "reference" / "pillar.md"
+    assert file.read_text() == reference.page()
+
+
+def test_every_key_of_the_example_is_in_the_reference(openhim: dict[str, Any]) -> None:
+    """Down to the leaves of what is ours."""
+    page = reference.page()
+    for path in ("openhim:mongodb:replica_sets:<name>:members:<name>", "openhim:core:ports"):
+        assert f"## `{path}`\n" in page
+    for key in openhim:
+        assert f"| `{key}` |" in page

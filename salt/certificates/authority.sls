@@ -15,6 +15,8 @@ the authority has its key:
     - show_changes: false
     - require:
       - file: the folder of the authority exists
+    - require_in:
+      - x509: this host has a certificate
 
 the authority has its certificate:
   file.managed:
@@ -23,3 +25,5 @@ the authority has its certificate:
     - mode: '0644'
     - require:
       - file: the folder of the authority exists
+    - require_in:
+      - x509: this host has a certificate

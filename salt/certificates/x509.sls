@@ -38,8 +38,8 @@ this host has a certificate:
     - days_remaining: {{ certificates.get('days_remaining', 30) }}
     - mode: '0644'
     - retry:
-        attempts: 30
-        interval: 2
+        attempts: 10
+        interval: 3
     - require:
       - x509: this host has a private key
       - file: the authority's certificate is known

@@ -26,7 +26,7 @@ MONGODB_PLATFORM = f"mongodb-linux-x86_64-ubuntu2204-{MONGODB_VERSION}"
 OPENHIM_VERSION = "4.0.5"
 # Version 4.0.5 speaks a wire protocol that MongoDB 6 no longer answers; these drivers do.
 OPENHIM_DRIVERS = {"mongoose": "5.13.23", "agenda": "2.3.0", "mongodb": "3.7.4"}
-OPENHIM_RECIPE = "4"  # raise it whenever the built archive would change
+OPENHIM_RECIPE = "5"  # raise it whenever the built archive would change
 
 OPENHIM_PRELOAD = """\
 // Loaded before OpenHIM (node --require): what its newer MongoDB drivers want to be told.
@@ -53,6 +53,16 @@ MongoClient.connect = (url, options, callback) => {
 // unified one waits for a server by itself.
 const NativeTopology = require('mongodb/lib/topologies/native_topology')
 NativeTopology.prototype.connections = function () { return [this] }
+
+// OpenHIM 4 stops its scheduler with a callback, which this agenda does not take; without it
+// neither a restart nor a stop would ever end.
+const Agenda = require('agenda')
+const stop = Agenda.prototype.stop
+Agenda.prototype.stop = function (callback) {
+  const stopped = stop.call(this)
+  if (callback) stopped.then(() => callback(), callback)
+  return stopped
+}
 """
 
 DEB_CONTROL = f"""\

@@ -43,6 +43,16 @@ MongoClient.connect = (url, options, callback) => {
 // unified one waits for a server by itself.
 const NativeTopology = require('mongodb/lib/topologies/native_topology')
 NativeTopology.prototype.connections = function () { return [this] }
+
+// OpenHIM 4 stops its scheduler with a callback, which this agenda does not take; without it
+// neither a restart nor a stop would ever end.
+const Agenda = require('agenda')
+const stop = Agenda.prototype.stop
+Agenda.prototype.stop = function (callback) {
+  const stopped = stop.call(this)
+  if (callback) stopped.then(() => callback(), callback)
+  return stopped
+}
 """
 
 #: A module of OpenHIM's that fetches root certificates from the outside while it is loaded, and

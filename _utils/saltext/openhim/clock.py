@@ -41,6 +41,8 @@ ConditionCapability=
 [Service]
 ExecStart=
 ExecStart=!/usr/sbin/chronyd $DAEMON_OPTS -x
+# A container's /proc cannot be mounted anew with fewer entries.
+ProcSubset=all
 """
 
 

@@ -10,15 +10,35 @@ from typing import Any
 
 import pytest
 
-TESTS = Path(__file__).parent
+LAYERS = ("unit", "functional", "integration", "lab")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test with its layer: the folder that it is in."""
+    """Mark every test with its layer, the folder that it is in; the quick layers come first."""
     for item in items:
-        if item.path.is_relative_to(TESTS):
-            layer = item.path.relative_to(TESTS).parts[0]
-            item.add_marker(getattr(pytest.mark, layer))
+        item.add_marker(getattr(pytest.mark, _layer(item.nodeid)))
+    items.sort(key=lambda item: LAYERS.index(_layer(item.nodeid)))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How long each layer took, from its first set-up to its last clean-up."""
+    reports = [
+        report
+        for group in terminalreporter.stats.values()
+        for report in group
+        if isinstance(report, pytest.TestReport)
+    ]
+    terminalreporter.section("time of each layer")
+    for layer in LAYERS:
+        own = [report for report in reports if _layer(report.nodeid) == layer]
+        if own:
+            tests = len({report.nodeid for report in own})
+            seconds = max(r.stop for r in own) - min(r.start for r in own)
+            terminalreporter.line(f"{layer:<12} {tests:5d} tests {seconds:7.1f} s")
+
+
+def _layer(nodeid: str) -> str:
+    return nodeid.split("/")[1]
 
 
 @pytest.fixture(scope="session")

@@ -130,7 +130,7 @@ def started(kind: str, environment: Path, roots: list[Path], events: Any) -> Ite
         shutil.rmtree(root, ignore_errors=True)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def installed(event_listener: Any) -> Iterator[Site]:
     """The package is installed with pip; file_roots hold nothing of it."""
     with tempfile.TemporaryDirectory(prefix="installed-") as folder:
@@ -142,14 +142,14 @@ def installed(event_listener: Any) -> Iterator[Site]:
             yield site
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def synced(event_listener: Any) -> Iterator[Site]:
     """The package is served from file_roots; nothing but Salt and PyMongo is installed."""
     with started("synced", environments.plain(), [REPOSITORY / "salt"], event_listener) as site:
         yield site
 
 
-@pytest.fixture(scope="session", params=["installed", "synced"])
+@pytest.fixture(scope="package", params=["installed", "synced"])
 def site(request: pytest.FixtureRequest) -> Site:
     """Both ways of use; of the second one, after both syncs."""
     site = request.getfixturevalue(request.param)

@@ -1,0 +1,68 @@
+# Two commands for a new machine (Debian 12, as root): `make demo` and `make test`. Both set up all
+# that they need first; what is fetched and built is kept in $SALTEXT_OPENHIM_CACHE.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+export SALTEXT_OPENHIM_CACHE ?= /var/cache/saltext-openhim
+export PYTHONDONTWRITEBYTECODE := 1
+
+# The Python that makes the environments; all else runs in the environment that it made.
+BOOTSTRAP ?= python3
+LAYERS := unit functional integration lab
+# Options for pytest: make unit ARGS="-k schema"
+ARGS ?=
+
+# Found anew each time: another version of setup.cfg, or another clone, has another environment.
+PYTHON = "$(shell $(BOOTSTRAP) -m lab.environments development)/bin/python"
+
+.PHONY: help
+help: ## this list
+	@grep -hE '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
+
+.PHONY: setup
+setup: packages environment ## everything that the rest needs: system packages, Python, artifacts, the lab's image
+	@$(PYTHON) -m lab.artifacts
+	@$(PYTHON) -m lab image
+
+.PHONY: packages
+packages:
+	@.ci/packages
+
+.PHONY: environment
+environment: packages
+	@$(BOOTSTRAP) -m lab.environments development >/dev/null
+
+.PHONY: test
+test: setup lint ## lint, then all tests, layer by layer, with the time of each
+	@$(PYTHON) -m pytest $(ARGS)
+
+.PHONY: $(LAYERS)
+unit functional integration lab: environment ## the tests of one layer; ARGS="-k …" for pytest
+	@$(PYTHON) -m pytest tests/$@ $(ARGS)
+
+.PHONY: lint
+lint: environment ## ruff's checks and the form of every file
+	@$(PYTHON) -m ruff check . && $(PYTHON) -m ruff format --check .
+
+.PHONY: format
+format: environment ## let ruff correct what it can
+	@$(PYTHON) -m ruff check --fix . ; $(PYTHON) -m ruff format .
+
+.PHONY: docs
+docs: environment ## write the reference page of the pillar
+	@$(PYTHON) -m saltext.openhim.schema.reference docs/reference/pillar.md
+
+.PHONY: demo
+demo: setup ## production stands up, a site is lost under load, OpenHIM serves at the other one
+	@$(PYTHON) -m lab.demo $(ARGS)
+
+.PHONY: nightly
+nightly: test ## what takes longer: all tests, then all but the lab with Salt 3006 too
+	@$(PYTHON) -m nox -s tests-3006
+
+.PHONY: clean
+clean: ## remove what builds left here, and labs whose owner is gone; the cache stays
+	@rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	@$(BOOTSTRAP) -m lab clean

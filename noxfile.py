@@ -1,0 +1,61 @@
+"""Sessions for contributors. ``make`` is the short way; here is what it does not cover.
+
+Salt takes long to install, so the sessions use the environments of :mod:`lab.environments`.
+"""
+
+from __future__ import annotations
+
+import nox
+
+nox.options.sessions = ["lint", "tests"]
+nox.options.default_venv_backend = "none"
+
+#: The layers that need no booted hosts; the lab's image has one version of Salt.
+WITHOUT_LAB = ("tests/unit", "tests/functional", "tests/integration")
+
+
+def environment(session: nox.Session, salt: str = "") -> str:
+    """The Python of the development environment, with another Salt when one is named."""
+    variables = {"SALTEXT_OPENHIM_SALT": salt} if salt else {}
+    command = ("python3", "-m", "lab.environments", "development")
+    made = session.run(*command, silent=True, external=True, env=variables, stderr=None)
+    return f"{made.strip()}/bin/python"
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Ruff's checks, and the form of every file."""
+    python = environment(session)
+    session.run(python, "-m", "ruff", "check", ".", external=True)
+    session.run(python, "-m", "ruff", "format", "--check", ".", external=True)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """All but the lab; arguments after ``--`` go to pytest."""
+    session.run(environment(session), "-m", "pytest", *WITHOUT_LAB, *session.posargs, external=True)
+
+
+@nox.session(name="tests-3006")
+def tests_3006(session: nox.Session) -> None:
+    """The same with Salt 3006, the release with long-term support."""
+    salt = "salt~=3006.0"
+    python = environment(session, salt)
+    session.run(
+        python,
+        *("-m", "pytest", *WITHOUT_LAB, *session.posargs),
+        external=True,
+        env={"SALTEXT_OPENHIM_SALT": salt},
+    )
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """The wheel and the source archive, in dist/."""
+    session.run(environment(session), "-m", "build", external=True)
+
+
+@nox.session
+def changelog(session: nox.Session) -> None:
+    """CHANGELOG.md as it would be with the fragments in changelog/."""
+    session.run(environment(session), "-m", "towncrier", "build", "--draft", external=True)

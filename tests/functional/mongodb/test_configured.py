@@ -79,7 +79,8 @@ def growing(cluster_factory, replica_set):
     cluster.members["north-db2"] = third
     host = {**cluster.pillar["openhim"]["hosts"]["north-db1"]}
     cluster.pillar["openhim"]["hosts"]["north-db2"] = host
-    return cluster
+    yield cluster
+    cluster.stop()
 
 
 def _declare_third(cluster):
@@ -141,7 +142,8 @@ def test_a_member_of_another_set_with_the_same_name_is_not_added(
     members = pillar["openhim"]["mongodb"]["replica_sets"]["openhim"]["members"]
     members["foreign"] = {"port": three.members["south-db1"].port}
     before = three.configs()
-    ret = _state(loaders, growing, "north-db1", "member_present", test_mode, pillar, name="foreign")
+    arguments = {"name": "foreign", "timeout": 5}
+    ret = _state(loaders, growing, "north-db1", "member_present", test_mode, pillar, **arguments)
     assert three.configs() == before
     assert "foreign" not in str(growing.configs())
     if not test_mode:
@@ -176,3 +178,4 @@ def test_every_site_means_every_site(replica_set, loaders):
         with pytest.raises(WTimeoutError):
             probe.insert_one({"both": False})
         resume.join()
+    cluster.stop()

@@ -11,7 +11,9 @@ TWO = {"north-db1": {"site": "north", "priority": 10}, "south-db1": {"site": "so
 @pytest.fixture(scope="module")
 def uninitiated(cluster_factory):
     """Two mongods that nobody has initiated; the tests of refusals leave them so."""
-    return cluster_factory(TWO)
+    cluster = cluster_factory(TWO)
+    yield cluster
+    cluster.stop()
 
 
 def _initiated(loaders, cluster, host, test=False, timeout=3, pillar=None):
@@ -59,6 +61,7 @@ def test_a_member_with_another_keyfile_is_refused_at_once(cluster_factory, loade
     name = cluster.members["south-db1"].name
     assert f"{name}: wrong keyfile (it does not accept our keyfile)" in ret["comment"]
     assert set(cluster.configs().values()) == {None}
+    cluster.stop()
 
 
 def test_a_mongod_without_replication_or_authentication_is_named(cluster_factory, loaders):
@@ -116,3 +119,4 @@ def test_all_hosts_at_once_make_one_set_and_one_of_them_says_so(cluster_factory,
     ]
     again = {h: _initiated(loaders, cluster, h, test) for h in members for test in (True, False)}
     assert {(ret["result"], str(ret["changes"])) for ret in again.values()} == {(True, "{}")}
+    cluster.stop()

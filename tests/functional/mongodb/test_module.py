@@ -87,8 +87,7 @@ def test_the_primary_steps_down_and_a_frozen_member_does_not_stand(replica_set, 
     stepped = loaders(heir, cluster.pillar).modules["mongodb_replset.step_down"](seconds=30)
     assert stepped == {"before": cluster.members[first].name, "after": cluster.members[heir].name}
     assert loaders(heir, cluster.pillar).modules["mongodb_replset.is_primary"]() is True
-    for mongod in cluster.members.values():
-        mongod.kill()
+    cluster.stop()
 
 
 @pytest.mark.parametrize(
@@ -194,5 +193,4 @@ def test_a_set_with_tls_is_initiated_and_read(replica_set, certificates, loaders
     plain["openhim"]["mongodb"]["tls"] = False
     with pytest.raises(CommandExecutionError, match="does not answer"):
         loaders("south-db1", plain).modules["mongodb_replset.status"]()
-    for mongod in cluster.members.values():
-        mongod.kill()
+    cluster.stop()

@@ -19,7 +19,9 @@ WHY = {"reason": "fire at north", "declarer": "a person"}
 @pytest.fixture(scope="module")
 def lost(replica_set):
     """A set that the tests of this file break for good."""
-    return replica_set(THREE)
+    cluster = replica_set(THREE)
+    yield cluster
+    cluster.stop()
 
 
 def _after_the_loss(cluster):
@@ -139,6 +141,16 @@ def test_the_survivor_is_promoted_and_the_lost_come_back_without_a_vote(lost, lo
         assert (ret["result"], ret["changes"]) == (True, {}), (name, ret)
     with lost.members["north-db1"].client() as client:
         assert client.openhim.probe.find_one({"kept": True})
+
+
+def test_promotion_waits_until_the_heartbeats_have_noticed_the_loss(replica_set, loaders):
+    cluster = replica_set({host: THREE[host] for host in ("north-db1", "south-db1")})
+    cluster.members["north-db1"].kill()
+    survivor = loaders("south-db1", _after_the_loss(cluster)).modules
+    done = survivor["mongodb_replset.promote"]("test", **WHY)
+    assert done["before"]["states"][cluster.members["north-db1"].name] != "PRIMARY"
+    assert cluster.states() == {"south-db1": "primary"}
+    cluster.stop()
 
 
 def _config(cluster):

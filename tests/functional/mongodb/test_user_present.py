@@ -37,7 +37,8 @@ def empty(cluster_factory):
         members = [{"_id": 0, "host": cluster.members["north-db1"].name}]
         client.admin.command("replSetInitiate", {"_id": "openhim", "members": members})
     cluster.primary()
-    return cluster
+    yield cluster
+    cluster.stop()
 
 
 def test_the_first_user_must_be_the_operator(empty, loaders, test_mode):

@@ -57,7 +57,7 @@ class MongoError(OpenHIMError):
         self.code = code
 
 
-class NotPrimary(MongoError):  # noqa: N818 (MongoDB's own word)
+class NotPrimary(MongoError):
     """The command needs the primary, and this member is not it (any more)."""
 
 

@@ -27,7 +27,7 @@ from saltext.openhim.mongo.connection import (
     probe_all,
 )
 from saltext.openhim.mongo.replset import config_differences, final_config
-from saltext.openhim.mongo.status import committed, plain, read_config, until
+from saltext.openhim.mongo.status import POLL_SECONDS, committed, plain, read_config, until
 from saltext.openhim.settings import DEFAULT_MONGODB_PORT
 
 #: Where the proof of each promotion is written, in the database ``admin``.
@@ -62,14 +62,15 @@ def promote(
     the other site among the lost ones (the recovery record in the pillar says so).
 
     confirm: the stack's name, typed out. reason, declarer: for the record. timeout: seconds to wait
-    until the survivor is primary and has proved it by a majority write that was read back.
+    until the survivor has noticed the loss, and again until it is primary and has proved it by a
+    majority write that was read back.
 
     Returns ``changed``, ``before``, ``after``, ``unseen`` (members that could not be seen: no proof
     that they are dead) and ``seconds``. Raises Refused with every reason why not. Idempotent.
     """
     started = time.monotonic()
     _refuse_paper(vantage, confirm, reason, declarer)
-    evidence = _look(vantage)
+    evidence = _settled(vantage, timeout)
     wanted = final_config(evidence.config, vantage.replica_set, add_missing=False)
     changes = config_differences(evidence.config, wanted)
     already = not changes and evidence.own_state == "PRIMARY"
@@ -147,6 +148,23 @@ def _look(vantage: Vantage) -> Evidence:
         config = read_config(client)
     names = [m["host"] for m in config["members"]] + declared_names(vantage)
     return Evidence(status, config, probe_all(names, vantage.access))
+
+
+def _settled(vantage: Vantage, timeout: float) -> Evidence:
+    """A look at a time when the survivor's heartbeats have noticed who is gone.
+
+    For as long as the election timeout after a loss, the survivor still counts the lost members as
+    alive. That is refused like any living primary, so it is worth the wait; after ``timeout``
+    seconds the last look counts, whatever it shows.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        evidence = _look(vantage)
+        gone = {name for name, o in evidence.observations.items() if o.kind == UNREACHABLE}
+        alive = {m["name"] for m in evidence.status["members"] if m["health"] == 1}
+        if not gone & alive or time.monotonic() >= deadline:
+            return evidence
+        time.sleep(POLL_SECONDS)
 
 
 def objections(vantage: Vantage, evidence: Evidence) -> list[str]:

@@ -5,8 +5,8 @@ What is open is decided by the pillar (``openhim:hosts``, ``openhim:firewall``) 
 channels that OpenHIM serves now. Other tables are never touched.
 """
 
+import salt.utils.network
 from salt.exceptions import CommandExecutionError
-from salt.utils.network import parse_host_port
 from saltext.openhim import firewall, nftables, settings
 from saltext.openhim.errors import OpenHIMError
 
@@ -184,7 +184,11 @@ def _master():
         # The address that the running minion resolved, so that no name server is asked here.
         masters = [__opts__.get("master_ip") or masters]
     ports = (__opts__.get("publish_port", 4505), __opts__.get("master_port", 4506))
-    return [(parse_host_port(m)[0], int(port)) for m in masters or () for port in ports]
+    return [
+        (salt.utils.network.parse_host_port(m)[0], int(port))
+        for m in masters or ()
+        for port in ports
+    ]
 
 
 def _guarded(function, *args, **kwargs):

@@ -2,7 +2,8 @@
 
 Everything here reads the stack's declaration from the minion's pillar and asks OpenHIM through its
 own API. Secrets are looked up by name and never returned. Every function raises when it cannot say
-what it is asked; a core that is kept stopped, because its site is not the active one, is told in words.
+what it is asked; a core that is kept stopped, because its site is not the active one, is told in
+words.
 
 Needs PyMongo on the minion.
 """
@@ -41,7 +42,8 @@ def _active_core():
     core = _core()
     if not core.active:
         raise Refused(
-            f"OpenHIM is not active on this host: the active site is {core.stack.active_site}, and this "
+            f"OpenHIM is not active on this host: the active site is {core.stack.active_site}, "
+            "and this "
             f"host is at {core.host.site}. Ask a core host there."
         )
     return core
@@ -127,12 +129,11 @@ def healthy(timeout=30):
 
 @_converted
 def synthetic(timeout=30):
-    """
-    Send a synthetic transaction through OpenHIM's router and find it in MongoDB, read with majority:
-    the proof of service. Raises when any step of it fails.
+    """Send a synthetic transaction through OpenHIM's router and find it in MongoDB, read with
+    majority: the proof of service. Raises when any step of it fails.
 
-    Returns ``id``, ``transaction`` (OpenHIM's ``_id``), ``status``, ``time`` (UTC), ``respond_seconds``
-    and ``found_seconds``.
+    Returns ``id``, ``transaction`` (OpenHIM's ``_id``), ``status``, ``time`` (UTC),
+    ``respond_seconds`` and ``found_seconds``.
 
     timeout
         Seconds for the whole of it. Default is ``30``.
@@ -152,8 +153,8 @@ def tcp_ports(state_directory=None, timeout=10, remember=True):
     The TCP ports on which OpenHIM's live channels listen, and how they are known.
 
     Returns ``ports``, ``source``, ``time`` and ``reason``. ``source`` is ``live`` when OpenHIM was
-    asked now; ``last known`` when it could not be asked (``reason``) and said so before, at ``time``;
-    ``declared`` when it never was asked and these are the ports of the declared channels.
+    asked now; ``last known`` when it could not be asked (``reason``) and said so before, at
+    ``time``; ``declared`` when it never was asked and these are the ports of the declared channels.
 
     state_directory
         Where they are remembered. Default is the package's own.

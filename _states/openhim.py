@@ -1,11 +1,11 @@
 """OpenHIM core as desired state: installed, configured, healthy, and the objects inside it.
 
 All states read the stack from the minion's pillar, and take the *names* of secrets, never their
-values. In test mode nothing is written, and what would change is told. After writing, what was written is
-read back through OpenHIM's API.
+values. In test mode nothing is written, and what would change is told. After writing, what was
+written is read back through OpenHIM's API.
 
-On a core host whose site is not the active one OpenHIM is installed, configured and kept stopped: the
-other states say so there and change nothing.
+On a core host whose site is not the active one OpenHIM is installed, configured and kept stopped:
+the other states say so there and change nothing.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ def _inactive(name, core):
     return _said(
         name,
         True,
-        f"OpenHIM is not active on this host: the active site is {core.stack.active_site}, and this host "
+        f"OpenHIM is not active on this host: the active site is {core.stack.active_site}, and "
+        "this host "
         f"is at {core.host.site}",
     )
 
@@ -160,7 +161,8 @@ def _archive(core):
     source, wanted = install.get("source"), install.get("source_hash")
     if not source or not wanted:
         raise CommandExecutionError(
-            "openhim:core:install: the method archive needs source (salt:// or a URL) and source_hash"
+            "openhim:core:install: the method archive needs source (salt:// or a URL) and "
+            "source_hash"
         )
     saltenv = str(globals().get("__env__") or "base")
     expected = __salt__["file.get_source_sum"](
@@ -289,10 +291,9 @@ def running(name, timeout=60):
 
 @_state
 def healthy(name, timeout=60):
-    """
-    OpenHIM's API answers, the declared version runs, and MongoDB takes OpenHIM's writes (a mark in the
-    synthetic client, so ``synthetic_present`` comes first). Waits for the API. Reports no changes; in
-    test mode nothing is written, and only the rest is checked.
+    """OpenHIM's API answers, the declared version runs, and MongoDB takes OpenHIM's writes (a mark
+    in the synthetic client, so ``synthetic_present`` comes first). Waits for the API. Reports no
+    changes; in test mode nothing is written, and only the rest is checked.
 
     name
         Any text.
@@ -314,7 +315,8 @@ def healthy(name, timeout=60):
     return _said(
         name,
         True,
-        f"OpenHIM {found['version']} is up and MongoDB took its write in {found['write_seconds']} s",
+        f"OpenHIM {found['version']} is up and MongoDB took its write in "
+        f"{found['write_seconds']} s",
     )
 
 
@@ -369,8 +371,8 @@ def channel_present(name, definition, restart=True):
 
     definition
         OpenHIM's own keys (``urlPattern``, ``routes`` …). The ``host`` of a route may be a mapping
-        from site to host, of which the active site's is taken. ``secret`` in a route names the secret
-        that is its password.
+        from site to host, of which the active site's is taken. ``secret`` in a route names the
+        secret that is its password.
 
     restart
         Whether to restart OpenHIM when the port of a TCP or TLS channel does not listen afterwards
@@ -392,8 +394,8 @@ def channel_present(name, definition, restart=True):
 
 @_state
 def channel_absent(name):
-    """
-    A channel is not in OpenHIM. One that has transactions is kept by OpenHIM with the status deleted.
+    """A channel is not in OpenHIM. One that has transactions is kept by OpenHIM with the status
+    deleted.
 
     name
         The channel's name.
@@ -410,8 +412,8 @@ def client_present(name, definition):
         The client's ID.
 
     definition
-        OpenHIM's own keys (``name``, ``roles`` …), and ``secret``: the name of the secret that is its
-        password. Without it, the password is not managed.
+        OpenHIM's own keys (``name``, ``roles`` …), and ``secret``: the name of the secret that is
+        its password. Without it, the password is not managed.
     """
     core = _core()
     return _managed(name, lambda api: objects.client_plan(core, api, name, definition))
@@ -437,8 +439,8 @@ def user_present(name, definition):
         The user's e-mail address. OpenHIM tries to send a new user a message.
 
     definition
-        OpenHIM's own keys (``firstname``, ``surname``, ``groups`` …), and ``secret``: the name of the
-        secret that is the password.
+        OpenHIM's own keys (``firstname``, ``surname``, ``groups`` …), and ``secret``: the name of
+        the secret that is the password.
     """
     core = _core()
     return _managed(name, lambda api: objects.user_plan(core, api, name, definition))
@@ -457,9 +459,8 @@ def user_absent(name):
 
 @_state
 def role_present(name, channels=None, clients=None):
-    """
-    A role is exactly what these channels allow and these clients have. OpenHIM keeps no document for a
-    role, so do not declare the same role in channels and clients too.
+    """A role is exactly what these channels allow and these clients have. OpenHIM keeps no
+    document for a role, so do not declare the same role in channels and clients too.
 
     name
         The role's name; it must not be the ID of a client.
@@ -624,7 +625,8 @@ def _in_use(core, plans, restart):
     still = [port for port in silent if not _listens(port)]
     if still:
         raise OpenHIMError(
-            f"OpenHIM was restarted and the ports {still} of TCP channels still do not listen; another "
+            f"OpenHIM was restarted and the ports {still} of TCP channels still do not listen; "
+            "another "
             "program may hold them. Look at OpenHIM's log."
         )
     return f"; OpenHIM was restarted to use it ({why})"

@@ -10,7 +10,7 @@ from saltext.openhim import settings
 from saltext.openhim.core import config, versions
 from saltext.openhim.errors import OpenHIMError, PillarError
 
-PASSWORD = "CANARY/@:%?password"  # noqa: S105
+PASSWORD = "CANARY/@:%?password"
 KEY = "CANARY-session-key-of-32-characters"
 
 PILLAR = {

@@ -29,7 +29,7 @@ PAUSE = 0.1
 
 
 class ApiError(OpenHIMError):
-    """OpenHIM answered and refused; ``status`` is the HTTP status, the message has OpenHIM's text."""
+    """OpenHIM answered and refused; ``status`` is the HTTP status, the message OpenHIM's text."""
 
     def __init__(self, message: str, status: int):
         self.status = status
@@ -243,14 +243,15 @@ class Api:
         except ssl.SSLCertVerificationError as error:
             raise OpenHIMError(
                 f"OpenHIM's API at {self.url} shows a certificate that is not known here "
-                f"(SHA-256 {self._shown_fingerprint()}): {error.verify_message}. Known are the one that "
+                f"(SHA-256 {self._shown_fingerprint()}): {error.verify_message}. Known are the "
+                "one that "
                 "OpenHIM ships, this host's own, those that this host's CA issued, the declared "
                 "keystore certificate, and the file openhim:core:api_certificate."
             ) from None
 
     def _trust(self) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        # The certificate itself is the identity: it is pinned, and its names are of no meaning here.
+        # The certificate itself is the identity: it is pinned, and its names mean nothing here.
         context.check_hostname = False
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
         for certificate in self._certificates:

@@ -1,4 +1,4 @@
-"""OpenHIM core's configuration file, from the declaration. Pure: pillar in, JSON-able mapping out."""
+"""OpenHIM core's configuration file, from the declaration. Pure."""
 
 from __future__ import annotations
 
@@ -52,7 +52,8 @@ def build(stack: settings.Stack, pillar: Mapping[str, Any]) -> dict[str, Any]:
 def session_key(pillar: Mapping[str, Any]) -> str:
     """The declared key that signs the API's sessions.
 
-    Raises :class:`~saltext.openhim.errors.PillarError` when it is missing, short, or the shipped one.
+    Raises :class:`~saltext.openhim.errors.PillarError` when it is missing, short, or the shipped
+    one.
     """
     key = secrets.lookup(pillar, "openhim_session_key")
     if key == versions.SHIPPED_SESSION_KEY or len(key) < 32:
@@ -63,14 +64,16 @@ def session_key(pillar: Mapping[str, Any]) -> str:
         )
         raise PillarError(
             [
-                f"openhim:secrets:openhim_session_key: found {found}; 32 random characters are needed."
+                f"openhim:secrets:openhim_session_key: found {found}; 32 random characters are "
+                "needed."
             ]
         )
     return key
 
 
 def database_url(stack: settings.Stack, pillar: Mapping[str, Any], kind: str) -> str:
-    """The connection string of the database ``main`` or ``audit``, as OpenHIM's user, with password.
+    """The connection string of the database ``main`` or ``audit``, as OpenHIM's user, with
+    password.
 
     The TLS options are those that all of OpenHIM's drivers (3.7 and 4.x) and PyMongo understand.
     """
@@ -80,7 +83,8 @@ def database_url(stack: settings.Stack, pillar: Mapping[str, Any], kind: str) ->
     if declared is None:
         raise PillarError(
             [
-                f"openhim:core:database_user: found {user!r}, which is not in openhim:mongodb:users; "
+                f"openhim:core:database_user: found {user!r}, which is not in "
+                "openhim:mongodb:users; "
                 f"declared are {', '.join(sorted(mongodb.get('users') or {})) or 'none'}."
             ]
         )
@@ -110,7 +114,8 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def masked(value: Any, key: str = "") -> Any:
-    """``value`` as it may be shown: what a key's name calls a secret, and URLs' passwords, are hidden.
+    """``value`` as it may be shown: what a key's name calls a secret, and URLs' passwords, are
+    hidden.
 
     value: any JSON-able value. key: the name under which it stands.
     """

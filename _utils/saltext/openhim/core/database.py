@@ -7,7 +7,6 @@ import time
 import pymongo
 from pymongo.errors import OperationFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
-
 from saltext.openhim.core import config
 from saltext.openhim.core.host import CoreHost
 from saltext.openhim.errors import Unauthorized, Unreachable
@@ -56,8 +55,10 @@ def _problem(core: CoreHost, kind: str, seconds: float) -> Unauthorized | Unreac
         if error.code in _REFUSED:
             user = core.declared.get("database_user", "openhim")
             return Unauthorized(
-                f"{where} does not accept the user {user} with the declared password, or the user may "
-                "not read and write there. Declare the user in openhim:mongodb:users with readWrite."
+                f"{where} does not accept the user {user} with the declared password, or the "
+                "user may "
+                "not read and write there. Declare the user in openhim:mongodb:users with "
+                "readWrite."
             )
         return Unreachable(f"{where} cannot take a write now: {_said(error)}")
     except FileNotFoundError as error:

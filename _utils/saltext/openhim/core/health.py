@@ -25,7 +25,8 @@ def check(core: CoreHost, timeout: float = 30.0) -> dict[str, Any]:
     version = (api.get("about") or {}).get("currentCoreVersion")
     if version != core.version.text:
         raise OpenHIMError(
-            f"OpenHIM {version} runs on this host; {core.version.text} is declared. Restart the service."
+            f"OpenHIM {version} runs on this host; {core.version.text} is declared. Restart the "
+            "service."
         )
     return {
         "version": version,
@@ -38,7 +39,8 @@ def prove_write(core: CoreHost, api: Api) -> float:
     """Let OpenHIM write to its main database and read it back; the seconds that the write took.
 
     The write is the text in the field ``location`` of the synthetic client: OpenHIM answers only
-    when MongoDB has acknowledged it with the declared write concern, and it means nothing to anyone.
+    when MongoDB has acknowledged it with the declared write concern, and it means nothing to
+    anyone.
     """
     client_id = synthetic.client_id(core)
     found = _client(api, client_id)
@@ -53,7 +55,8 @@ def prove_write(core: CoreHost, api: Api) -> float:
     seconds = round(time.monotonic() - begin, 3)
     if (_client(api, client_id) or {}).get("location") != mark:
         raise OpenHIMError(
-            "OpenHIM acknowledged a write and does not return what was written. Look at OpenHIM's log "
+            "OpenHIM acknowledged a write and does not return what was written. Look at "
+            "OpenHIM's log "
             "and at the replica set's status."
         )
     return seconds

@@ -5,9 +5,9 @@ how to do it. States show the plan in test mode and carry it out otherwise.
 
 How a password is checked without being shown: a **client**'s hash and salt come with the client
 through the API, and the declared password is hashed and compared; a **user**'s password is tried by
-authenticating with it; the **keystore**'s key is never returned, but OpenHIM says whether it belongs
-to the certificate; a **mediator**'s passwords are masked by the API and therefore compared in the
-database.
+authenticating with it; the **keystore**'s key is never returned, but OpenHIM says whether it
+belongs to the certificate; a **mediator**'s passwords are masked by the API and therefore compared
+in the database.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from typing import Any
 
 import pymongo
 from pymongo.errors import PyMongoError
-
 from saltext.openhim.core import compare, config, versions
 from saltext.openhim.core.api import Api
 from saltext.openhim.core.host import CoreHost, require_secret_name
@@ -73,7 +72,8 @@ def resolved_channel(core: CoreHost, name: str, definition: Mapping[str, Any]) -
             if core.stack.active_site not in hosts:
                 raise PillarError(
                     [
-                        f"{where}:host: found hosts for the sites {', '.join(sorted(hosts))}; one for "
+                        f"{where}:host: found hosts for the sites {', '.join(sorted(hosts))}; "
+                        "one for "
                         f"the active site {core.stack.active_site} is needed."
                     ]
                 )
@@ -179,7 +179,8 @@ def client_absent_plan(api: Api, client_id: str) -> Plan:
 
 def user_plan(core: CoreHost, api: Api, email: str, definition: Mapping[str, Any]) -> Plan:
     """What a declared user of the API and the console lacks. definition: OpenHIM's user keys
-    (``firstname``, ``surname``, ``groups`` …), and ``secret`` for the name of the password's secret.
+    (``firstname``, ``surname``, ``groups`` …), and ``secret`` for the name of the password's
+    secret.
     """
     email = email.lower()
     wanted = {**definition, "email": email}
@@ -242,8 +243,10 @@ def administrator_plan(core: CoreHost) -> Plan:
         shipped = root.as_user(versions.SHIPPED_ADMINISTRATOR, versions.SHIPPED_PASSWORD)
         if not shipped.authenticates():
             raise Unauthorized(
-                f"{versions.SHIPPED_ADMINISTRATOR} has neither the declared password (secret {secret}) "
-                "nor the one that OpenHIM ships. Declare the password that it has, or set it to the "
+                f"{versions.SHIPPED_ADMINISTRATOR} has neither the declared password (secret "
+                f"{secret}) "
+                "nor the one that OpenHIM ships. Declare the password that it has, or set it "
+                "to the "
                 "declared one in OpenHIM's console."
             )
         plan.changes[versions.SHIPPED_ADMINISTRATOR] = {
@@ -277,7 +280,8 @@ def mediator_plan(core: CoreHost, api: Api, urn: str, definition: Mapping[str, A
     actual = api.get("mediators", urn)
     if actual is None:
         raise OpenHIMError(
-            f"the mediator {urn} has not registered with OpenHIM; a mediator does so when it starts. "
+            f"the mediator {urn} has not registered with OpenHIM; a mediator does so when it "
+            "starts. "
             "Start it, or correct the URN."
         )
     hidden = {k: core.secret(v) for k, v in (definition.get("secrets") or {}).items()}
@@ -392,8 +396,10 @@ def _write_pair(core: CoreHost, api: Api, definition: Mapping[str, Any], certifi
     api.post("keystore", "key", body={"key": key, **extra})
     if not _keystore_is_valid(api):
         raise OpenHIMError(
-            "OpenHIM says that the key in its keystore does not belong to the certificate; it keeps "
-            "serving with the former ones until it is restarted. Declare the pair that belongs together."
+            "OpenHIM says that the key in its keystore does not belong to the certificate; it "
+            "keeps "
+            "serving with the former ones until it is restarted. Declare the pair that belongs "
+            "together."
         )
 
 

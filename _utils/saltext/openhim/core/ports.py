@@ -1,4 +1,4 @@
-"""The TCP ports of live channels: asked from OpenHIM, and remembered for when it cannot be asked."""
+"""The TCP ports of live channels, asked from OpenHIM and remembered for when it is silent."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ def known(
     directory: where to remember them; :data:`saltext.openhim.settings.STATE_DIRECTORY` by default.
     timeout: seconds for OpenHIM to answer. remember: False leaves the file as it is.
 
-    Returns ``{"ports": [int], "source", "time", "reason"}``. source: ``live`` (OpenHIM said so now),
-    ``last known`` (it said so at ``time``; ``reason`` says why it cannot be asked), ``declared`` (it
-    was never asked; these are the declared channels').
+    Returns ``{"ports": [int], "source", "time", "reason"}``. source: ``live`` (OpenHIM said so
+    now), ``last known`` (it said so at ``time``; ``reason`` says why it cannot be asked),
+    ``declared`` (it was never asked; these are the declared channels').
     """
     path = Path(directory or settings.STATE_DIRECTORY) / FILE
     if not core.active:

@@ -69,7 +69,7 @@ def problem(core: Mapping[str, Any], base: Path) -> str | None:
 
 
 def clean(target: Path) -> Path:
-    """An empty directory beside ``target`` to make a release in; what a former try left is removed."""
+    """An empty directory beside ``target`` to make a release in; a former try's is removed."""
     partial = target.with_name(f"{target.name}.partial")
     if partial.exists():
         shutil.rmtree(partial)
@@ -99,7 +99,7 @@ def unpack(archive: str | Path, core: Mapping[str, Any], target: Path) -> None:
 
 
 def npm_project(core: Mapping[str, Any], partial: Path) -> None:
-    """Write the ``package.json`` that makes npm install the declared version, with its overrides."""
+    """Write the ``package.json`` from which npm installs the declared version, with overrides."""
     description = {
         "name": "openhim-release",
         "private": True,

@@ -22,7 +22,6 @@ from typing import Any
 
 import pymongo
 from pymongo.errors import PyMongoError
-
 from saltext.openhim.core import config
 from saltext.openhim.core.host import CoreHost
 from saltext.openhim.errors import OpenHIMError, Unreachable
@@ -121,7 +120,8 @@ def run(core: CoreHost, timeout: float = 30.0) -> dict[str, Any]:
     OpenHIM's ``_id``, its status, when it was sent (UTC), and seconds until the answer and until it
     was found with a final status.
 
-    Raises :class:`~saltext.openhim.errors.OpenHIMError` when any of it fails, with what came instead.
+    Raises :class:`~saltext.openhim.errors.OpenHIMError` when any of it fails, with what came
+    instead.
     """
     unique = str(uuid.uuid4())
     sent_at = datetime.datetime.now(datetime.timezone.utc)
@@ -153,13 +153,15 @@ def _post_until_settled(core: CoreHost, unique: str, timeout: float) -> None:
 
 def _refusal(core: CoreHost, status: int, text: str) -> str:
     hint = {
-        401: f"The client {client_id(core)} or the channel {CHANNEL!r} is missing or another one, or "
+        401: f"The client {client_id(core)} or the channel {CHANNEL!r} is missing or another "
+        "one, or "
         "the client has another password: apply openhim.synthetic_present.",
         500: f"The responder on port {core.responder_port} did not answer, or MongoDB did not take "
         "the write: look at OpenHIM's log.",
     }.get(status, "Look at OpenHIM's log.")
     shown = " ".join(text.split())[:200]
-    return f"The synthetic transaction got status {status} ({shown or 'no text'}); expected 200. {hint}"
+    return f"The synthetic transaction got status {status} "
+        f"({shown or 'no text'}); expected 200. {hint}"
 
 
 def _post(core: CoreHost, unique: str, timeout: float) -> tuple[int, str]:
@@ -216,7 +218,8 @@ def _find(
         ) from None
     if not found:
         raise OpenHIMError(
-            f"The synthetic transaction {unique} was answered with 200, but it is not in the database "
+            f"The synthetic transaction {unique} was answered with 200, but it is not in the "
+            "database "
             f"after {timeout:g} s (read with majority). What OpenHIM accepts may not survive."
         )
     if found["status"] != "Successful":

@@ -343,6 +343,8 @@ def test_secrets_of_routes_and_mediators_are_needed(openhim: dict[str, Any]) -> 
          "found the key that every OpenHIM is shipped with; allowed a random text"),
         ("mongodb_operator", "example-only-password",
          "found the placeholder of the example files; allowed a secret of your own"),
+        ("mongodb_operator", "-----BEGIN PGP MESSAGE-----\nhush-hush",
+         "found a text that is still encrypted; allowed one that the master can decrypt"),
         ("mongodb_operator", "", "found an empty text; allowed a text that is not empty"),
         ("mongodb_operator", 1234567,
          "found a number; allowed a text that is not empty (in quotes)"),

@@ -22,6 +22,9 @@ OWN_CERTIFICATE = ("tls_certificate", "tls_key")
 #: The placeholders of the example files begin so; they are refused everywhere.
 EXAMPLE_MARK = "example-only"
 
+#: How a secret begins that the GPG renderer did not decrypt.
+ENCRYPTED_MARK = "-----BEGIN PGP MESSAGE-----"
+
 #: The session key that every OpenHIM is shipped with: everybody knows it.
 SHIPPED_SESSION_KEY = "r8q,+&1LM3)CD*zAGpx1xm{NeQhc;#"
 
@@ -68,6 +71,9 @@ def _usable(name: str, value: str) -> Iterator[str]:
     path = f"openhim:secrets:{name}"
     if value.strip().startswith(EXAMPLE_MARK):
         yield problem(path, "the placeholder of the example files", "a secret of your own")
+    elif value.lstrip().startswith(ENCRYPTED_MARK):
+        # Some versions of Salt hand on what they cannot decrypt, and it would become the password.
+        yield problem(path, "a text that is still encrypted", "one that the master can decrypt")
     elif name == KEYFILE and not re.fullmatch(r"[A-Za-z0-9+/=]{6,1024}", re.sub(r"\s", "", value)):
         yield problem(path, "a text that MongoDB refuses", "6 to 1024 base64 characters")
     elif name == SESSION_KEY and value == SHIPPED_SESSION_KEY:

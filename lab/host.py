@@ -161,7 +161,9 @@ class Host:
             "systemd-nspawn", "--quiet", f"--directory={self._root}", f"--machine={self.group}",
             f"--hostname={self.name}", "--register=no", "--keep-unit", "--notify-ready=yes",
             "--resolv-conf=off", "--timezone=off", "--link-journal=no", "--console=pipe",
-            "--capability=CAP_NET_ADMIN", f"--network-namespace-path={namespace}",
+            "--capability=CAP_NET_ADMIN",
+            "--system-call-filter=@memlock",  # mongod keeps its keys in locked memory
+            f"--network-namespace-path={namespace}",
             *(f"--bind-ro={source}:{place}" for place, source in self._share.items()),
             *(
                 f"--bind={self.folder}/disk{index}:{place}"

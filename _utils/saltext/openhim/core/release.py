@@ -88,7 +88,7 @@ def unpack(archive: str | Path, core: Mapping[str, Any], target: Path) -> None:
     partial = clean(target)
     try:
         with tarfile.open(archive) as packed:
-            packed.extractall(partial, filter="data")
+            _extract(packed, partial)
         inside = list(partial.iterdir())
         only = inside[0] if len(inside) == 1 and inside[0].is_dir() else partial
         finish(only, core, target)
@@ -96,6 +96,24 @@ def unpack(archive: str | Path, core: Mapping[str, Any], target: Path) -> None:
         raise OpenHIMError(f"the release archive {archive} cannot be unpacked: {error}") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _extract(packed: tarfile.TarFile, folder: Path) -> None:
+    """Unpack without letting a member out of the folder."""
+    if hasattr(tarfile, "data_filter"):
+        packed.extractall(folder, filter="data")
+        return
+    # Debian 12's Python does not have the filter yet: refuse what the filter would.
+    inside = folder.resolve()
+    for member in packed.getmembers():
+        target = (inside / member.name).resolve()
+        link = member.linkname if member.issym() or member.islnk() else ""
+        base = target.parent if member.issym() else inside
+        if not all(path.is_relative_to(inside) for path in (target, (base / link).resolve())):
+            raise tarfile.TarError(f"{member.name} would be written outside of the release")
+        if not (member.isreg() or member.isdir() or link):
+            raise tarfile.TarError(f"{member.name} is a device or a pipe")
+    packed.extractall(folder)
 
 
 def npm_project(core: Mapping[str, Any], partial: Path) -> None:

@@ -33,7 +33,7 @@ __virtualname__ = "mongodb_replset"
 __func_alias__ = {"set_config": "config"}
 
 
-def __virtual__():  # noqa: N807 (Salt's name)
+def __virtual__():
     return __virtualname__ if _PROBLEM is None else (False, _PROBLEM)
 
 

@@ -40,7 +40,7 @@ except ImportError as error:
 __virtualname__ = "mongodb_replset"
 
 
-def __virtual__():  # noqa: N807 (Salt's name)
+def __virtual__():
     return __virtualname__ if _PROBLEM is None else (False, _PROBLEM)
 
 

@@ -194,7 +194,7 @@ def cluster_factory(mongod_binary):
     """Starts mongods for a declaration; all are gone when the session ends."""
     started = []
     # On memory where possible: journals of a dozen mongods are slow on a shared disk.
-    base = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108
+    base = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     folder = Path(tempfile.mkdtemp(prefix="openhim-mongo-", dir=base))
     keyfile = random_secrets.token_urlsafe(48).replace("-", "A").replace("_", "B")
 

@@ -22,6 +22,12 @@ MAX_MEMBERS = 50
 HEARTBEATS_PER_ELECTION_TIMEOUT = 5
 MAX_HEARTBEAT_INTERVAL_MS = 2000
 
+_COMPARED_SETTINGS = (
+    "electionTimeoutMillis",
+    "heartbeatIntervalMillis",
+    "heartbeatTimeoutSecs",
+    "getLastErrorModes",
+)
 _COMPARED = {"priority": 1, "votes": 1, "hidden": False, "tags": {}}
 
 
@@ -72,6 +78,8 @@ def _settings(
         **actual,
         "electionTimeoutMillis": replica_set.election_timeout_ms,
         "heartbeatIntervalMillis": min(interval, MAX_HEARTBEAT_INTERVAL_MS),
+        # MongoDB's own is 10 s beside 10 s: who is silent for an election timeout counts as away.
+        "heartbeatTimeoutSecs": -(-replica_set.election_timeout_ms // 1000),
         "getLastErrorModes": modes,
     }
 
@@ -137,7 +145,7 @@ def config_differences(actual: Mapping[str, Any], wanted: Mapping[str, Any]) -> 
             if old != new:
                 found.append(f"{host}: {key} from {_short(old)} to {_short(new)}")
     old_settings, new_settings = actual.get("settings") or {}, wanted["settings"]
-    for key in ("electionTimeoutMillis", "heartbeatIntervalMillis", "getLastErrorModes"):
+    for key in _COMPARED_SETTINGS:
         if old_settings.get(key) != new_settings[key]:
             found.append(f"settings.{key} from {old_settings.get(key)} to {new_settings[key]}")
     return found

@@ -154,14 +154,13 @@ def _post_until_settled(core: CoreHost, unique: str, timeout: float) -> None:
 def _refusal(core: CoreHost, status: int, text: str) -> str:
     hint = {
         401: f"The client {client_id(core)} or the channel {CHANNEL!r} is missing or another "
-        "one, or "
-        "the client has another password: apply openhim.synthetic_present.",
+        "one, or the client has another password: apply openhim.synthetic_present.",
         500: f"The responder on port {core.responder_port} did not answer, or MongoDB did not take "
         "the write: look at OpenHIM's log.",
     }.get(status, "Look at OpenHIM's log.")
     shown = " ".join(text.split())[:200]
-    return f"The synthetic transaction got status {status} "
-        f"({shown or 'no text'}); expected 200. {hint}"
+    got = f"status {status} ({shown or 'no text'})"
+    return f"The synthetic transaction got {got}; expected 200. {hint}"
 
 
 def _post(core: CoreHost, unique: str, timeout: float) -> tuple[int, str]:

@@ -105,7 +105,6 @@ def test_the_survivor_is_promoted_and_the_lost_come_back_without_a_vote(lost, lo
     assert len(done["unseen"]) == 2
     assert done["before"]["state"] == "SECONDARY"
     assert done["after"]["primary"] == lost.members["south-db1"].name
-    assert done["before"]["last_committed"]["time"] >= written.isoformat()[:19]
     votes = {m["host"]: (m["votes"], m["priority"]) for m in _config(lost)["members"]}
     assert votes == {
         lost.members["north-db1"].name: (0, 0),
@@ -116,6 +115,8 @@ def test_the_survivor_is_promoted_and_the_lost_come_back_without_a_vote(lost, lo
     assert record["reason"] == WHY["reason"]
     survived = datetime.fromisoformat(record["survived_until"])
     assert written <= survived.replace(tzinfo=None)
+    # The survivor learns late what is on a majority: it may have more than it knows as committed.
+    assert datetime.fromisoformat(done["before"]["last_committed"]["time"]) <= survived
     assert survived <= killed_at, "a write of the new primary does not tell what survived"
 
     version = _config(lost)["version"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -35,6 +36,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             tests = len({report.nodeid for report in own})
             seconds = max(r.stop for r in own) - min(r.start for r in own)
             terminalreporter.line(f"{layer:<12} {tests:5d} tests {seconds:7.1f} s")
+
+
+def pytest_unconfigure() -> None:
+    """Let pytest's closing line be the last one.
+
+    Salt keeps early log records and prints them when Python ends, to a stream that is closed then.
+    """
+    logging.raiseExceptions = False
 
 
 def _layer(nodeid: str) -> str:

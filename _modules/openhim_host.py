@@ -236,6 +236,25 @@ def hosts_entries():
     ]
 
 
+def certificate_fits():
+    """
+    Whether this host's certificate is the one that it needs: issued by the declared authority, for
+    this host's key, names and address, and valid for longer than
+    ``openhim:certificates:days_remaining``.
+
+    The authority is asked only when it is not, so that hosts which have theirs do not depend on it.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call openhim_host.certificate_fits
+    """
+    stack = _guarded(_stack)
+    days = stack.declared["certificates"].get("days_remaining", certs.DAYS_REMAINING)
+    return not _guarded(tls_files.misfit, stack, _id(), days)
+
+
 def _id():
     return __opts__["id"]
 

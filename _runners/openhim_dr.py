@@ -9,6 +9,7 @@ Every function raises when the answer is no, because in an orchestration only an
 everywhere.
 """
 
+import time
 from datetime import datetime, timezone
 
 import salt.client
@@ -21,8 +22,11 @@ from saltext.openhim.errors import OpenHIMError, Refused
 from saltext.openhim.recovery import failover
 from saltext.openhim.recovery.figures import figures, moment
 
-#: Seconds that a host has to begin to answer; silence after it is "no answer", never "all is well".
-ANSWER_TIMEOUT = 5
+#: Seconds that a host has to answer at all; silence after it is "no answer", never "all is well".
+PING_TIMEOUT = 4
+
+#: Seconds that a host which is there has for its answer; it may itself wait for others.
+ANSWER_TIMEOUT = 30
 
 
 def failover_plan(
@@ -239,19 +243,23 @@ def _sightings(stack):
     asked = sorted(
         host.id for host in stack.hosts.values() if set(host.roles) & {"mongodb", "core"}
     )
-    answers = _cmd(asked, "openhim_dr.sighting", [], ANSWER_TIMEOUT)
-    found = []
-    for host in asked:
-        answer = answers.get(host)
-        if answer is None:
-            found.append(failover.Sighting(host, answered=False))
-        elif answer["retcode"] or not isinstance(answer["ret"], dict):
-            # It answered that it cannot tell. That is not "no answer", and not "nothing there".
-            raise Refused(f"{host} answers, but cannot say what it sees: {answer['ret']}")
-        else:
-            seen = answer["ret"]
-            found.append(failover.Sighting(host, True, seen["members"], seen["core_running"]))
-    return found
+    present = sorted(_cmd(asked, "test.ping", [], PING_TIMEOUT))
+    answers = _cmd(present, "openhim_dr.sighting", [], ANSWER_TIMEOUT) if present else {}
+    return [_sighting(host, host in present, answers.get(host)) for host in asked]
+
+
+def _sighting(host, present, answer):
+    if not present:
+        return failover.Sighting(host, answered=False)
+    if answer is None:
+        raise Refused(
+            f"{host} is there, but did not say within {ANSWER_TIMEOUT} s what it sees; ask again"
+        )
+    if answer["retcode"] or not isinstance(answer["ret"], dict):
+        # It answered that it cannot tell. That is not "no answer", and not "nothing there".
+        raise Refused(f"{host} answers, but cannot say what it sees: {answer['ret']}")
+    seen = answer["ret"]
+    return failover.Sighting(host, True, seen["members"], seen["core_running"])
 
 
 def _ask(hosts, function, arguments=(), timeout=ANSWER_TIMEOUT):
@@ -266,11 +274,22 @@ def _ask(hosts, function, arguments=(), timeout=ANSWER_TIMEOUT):
 
 
 def _cmd(hosts, function, arguments, timeout):
-    with salt.client.get_local_client(mopts={**__opts__, "gather_job_timeout": 3}) as client:
-        answers = client.cmd(
-            hosts, function, arguments, tgt_type="list", timeout=timeout, full_return=True
-        )
-    return {host: answer for host, answer in answers.items() if isinstance(answer, dict)}
+    """What each host answers within ``timeout`` seconds; those that do not are left out.
+
+    Returns as soon as all have answered. ``LocalClient.cmd`` would look for the jobs of the silent
+    ones again and again, which costs as long as the disaster has hosts.
+    """
+    answers = {}
+    with salt.client.get_local_client(mopts=__opts__) as client:
+        job = client.run_job(hosts, function, arguments, tgt_type="list", listen=True)
+        deadline = time.monotonic() + timeout
+        while job and len(answers) < len(hosts) and (left := deadline - time.monotonic()) > 0:
+            event = client.event.get_event(
+                wait=left, tag=f"salt/job/{job['jid']}/ret/", match_type="startswith"
+            )
+            if event:
+                answers[event["id"]] = {"ret": event["return"], "retcode": event["retcode"]}
+    return answers
 
 
 def _now():

@@ -70,12 +70,12 @@ openhim:
     clients:
       laboratory:
         name: National laboratory
-        roles: [laboratory]
+        roles: [laboratories]
         secret: client_laboratory
     channels:
       Laboratory orders:
         urlPattern: ^/laboratory/.*$
-        allow: [laboratory]
+        allow: [laboratories]
         methods: [GET, POST]
         routes:
           - name: laboratory

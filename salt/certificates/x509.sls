@@ -22,10 +22,14 @@ this host has a private key:
     - algo: ec
     - keysize: 256
     - mode: '0600'
+    - unless:
+      - fun: openhim_host.certificate_fits
     - require:
-      - file: the folder of the certificates exists
+      - file: the authority's certificate is known
 
-# All hosts are set up at once, the authority among them: it may not be ready yet.
+# Asked for only when the one that is there does not fit: a host that has its certificate does not
+# need the authority, which may be lost. All hosts are set up at once, the authority among them: it
+# may not be ready yet.
 this host has a certificate:
   x509.certificate_managed:
     - name: /etc/openhim-tls/host.crt
@@ -37,6 +41,8 @@ this host has a certificate:
     - days_valid: {{ certificates.get('days_valid', 825) }}
     - days_remaining: {{ certificates.get('days_remaining', 30) }}
     - mode: '0644'
+    - unless:
+      - fun: openhim_host.certificate_fits
     - retry:
         attempts: 10
         interval: 3

@@ -1,4 +1,4 @@
-{%- set tls = pillar['openhim']['mongodb'].get('tls', true) %}
+{%- set tls = pillar['openhim']['mongodb'].get('tls', false) %}
 the group of mongod exists:
   group.present:
     - name: mongodb

@@ -8,10 +8,10 @@
 {%- set request = pillar.get('failover', {}) %}
 {%- set plan = salt['saltutil.runner']('openhim_dr.failover_plan', kwarg=request) %}
 {%- if plan.refusals %}
-The failover is refused:
-  test.fail_without_changes:
-    - comment: {{ plan.refusals | join('\n') | json }}
-    - failhard: true
+{%- for reason in plan.refusals %}
+{{ ('Refused: ' ~ reason) | json }}:
+  test.fail_without_changes: []
+{% endfor %}
 {%- else %}
 {%- set overlay = {'openhim': {'recovery': plan.overlay}, 'failover': request} %}
 
@@ -19,6 +19,17 @@ The decision is on record:
   salt.runner:
     - name: openhim_dr.failover_declare
     - kwarg: {{ request | json }}
+    - failhard: true
+
+
+Every host that is left knows it:
+  salt.function:
+    - name: saltutil.refresh_pillar
+    - tgt: {{ plan.hosts | json }}
+    - tgt_type: list
+    - kwarg: {wait: true}
+    - require:
+      - salt: The decision is on record
     - failhard: true
 
 {%- for set, host in plan.promote.items() %}

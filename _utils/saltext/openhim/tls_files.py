@@ -80,6 +80,19 @@ def from_disk(stack: Stack, minion_id: str, user: str, group: str) -> list[File]
     return [_combined(_text(certificate.decode()), _text(key.decode()), user, group)]
 
 
+def misfit(stack: Stack, minion_id: str, days_remaining: float) -> str:
+    """Why this host's certificate must be issued (again), in words; empty when it need not be.
+
+    days_remaining: it must be valid for longer than this.
+    """
+    try:
+        from_disk(stack, minion_id, "root", "root")
+    except OpenHIMError as error:
+        return str(error)
+    found = certificates.read_file("this host's certificate", certificates.CERTIFICATE_FILE)
+    return "; ".join(certificates.too_late([found], days_remaining))
+
+
 def missing() -> list[str]:
     """Which of the CA's certificate, the host's certificate and its key are not on this host."""
     paths = (certificates.CA_FILE, certificates.CERTIFICATE_FILE, certificates.KEY_FILE)

@@ -72,7 +72,7 @@ openhim:
     synthetic: {client: openhim-synthetic, secret: openhim_synthetic}
   objects:
     clients:
-      registry: {name: Registry, roles: [registry], secret: client_registry}
+      registry: {name: Registry, roles: [registries], secret: client_registry}
     channels: {}
     users: {}
   certificates:

@@ -12,10 +12,10 @@ import os
 from pathlib import Path
 
 import pytest
-from processes import STARTUP, Database, Loaded, OpenHIM, stop, wait_for
 from saltext.openhim.core import release
 
 from lab import artifacts
+from tests.functional.openhim.processes import STARTUP, Database, Loaded, OpenHIM, stop, wait_for
 
 RELEASES = ["4.0.5"]
 if os.environ.get("SALTEXT_OPENHIM_8_RELEASE"):

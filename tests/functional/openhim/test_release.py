@@ -9,8 +9,9 @@ import json
 import tarfile
 
 import pytest
-from processes import MINION, Loaded
 from saltext.openhim.core import release
+
+from tests.functional.openhim.processes import MINION, Loaded
 
 VERSION = "8.5.0"
 

@@ -8,9 +8,10 @@ import subprocess
 
 import pymongo
 import pytest
-from processes import Loaded, OpenHIM, free_ports, wait_for
 from salt.exceptions import CommandExecutionError
 from saltext.openhim.core import synthetic
+
+from tests.functional.openhim.processes import Loaded, OpenHIM, free_ports, wait_for
 
 ROUTE = {"name": "x", "host": "127.0.0.1", "port": 9, "primary": True}
 

@@ -23,8 +23,7 @@ help: ## this list
 
 .PHONY: setup
 setup: packages environment ## everything that the rest needs: system packages, Python, artifacts, the lab's image
-	@$(PYTHON) -m lab.artifacts
-	@$(PYTHON) -m lab image
+	@$(PYTHON) -m lab fetch
 
 .PHONY: packages
 packages:

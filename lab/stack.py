@@ -107,6 +107,7 @@ def _start_salt(lab: Lab) -> SaltMaster:
     )
     master.start()
     master.run("saltutil.sync_all")
+    master.salt("*", "saltutil.sync_all")
     return master
 
 

@@ -90,7 +90,7 @@ def _play(story: Story, running: stack.Stack) -> dict[str, Any]:
         "disrupted_at": disrupted_at,
     }
     with story.step("A failover without the stack's name is refused"):
-        plan = running.master.run("openhim_dr.failover_plan", **{**request, "confirm": "yes"})
+        plan = running.master.run("openhim_dr.failover_plan", **{**request, "confirm": "exmaple"})
         raise_unless(plan["refusals"], "a failover with a wrong confirmation was not refused")
         story.say("\n".join(plan["refusals"]))
     with story.step(f"The failover: `salt-run state.orchestrate orch.failover`, to {SURVIVOR}"):

@@ -303,7 +303,7 @@ def promoted(name, confirm, reason, declared_by, timeout=60):
     """
     here = _here(name)
     if __opts__["test"]:
-        changes, state = promotion.foresee(here, confirm, reason, declared_by)
+        changes, state = promotion.foresee(here, confirm, reason, declared_by, timeout)
         if not changes and state == "PRIMARY":
             return True, {}, f"{name} has its primary here."
         return None, {"would": changes or ["wait for the election"]}, f"Would promote {name} here."

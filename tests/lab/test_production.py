@@ -214,7 +214,7 @@ def test_a_failover_after_the_site_is_lost_serves_at_the_other(production):
     request = {**REQUEST, "disrupted_at": moment}
 
     preview = production.master.orchestrate("orch.failover", {"failover": request}, test=True)
-    assert "would be promoted" in json.dumps(preview)
+    assert "Would promote openhim here." in json.dumps(preview)
     assert members(production, "south-db1")["south-db1"] == "SECONDARY"
     assert production.master.run("openhim_dr.history", stack="example") == []
 

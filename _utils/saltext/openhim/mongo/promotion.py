@@ -345,10 +345,15 @@ def recorded(vantage: Vantage) -> dict[str, Any]:
     return plain(found)
 
 
-def foresee(vantage: Vantage, confirm: str, reason: str, declarer: str) -> tuple[list[str], str]:
-    """What :func:`promote` would change, and the member's state; raises what it would refuse."""
+def foresee(
+    vantage: Vantage, confirm: str, reason: str, declarer: str, timeout: float = 60
+) -> tuple[list[str], str]:
+    """What :func:`promote` would change, and the member's state; raises what it would refuse.
+
+    It waits as :func:`promote` does, or it would foresee a refusal that does not come.
+    """
     _refuse_paper(vantage, confirm, reason, declarer)
-    evidence = _look(vantage)
+    evidence = _settled(vantage, timeout)
     wanted = final_config(evidence.config, vantage.replica_set, add_missing=False)
     changes = config_differences(evidence.config, wanted)
     _refuse(vantage, objections(vantage, evidence) if changes else other_primaries(evidence))

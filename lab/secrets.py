@@ -1,7 +1,8 @@
 """Makes the secrets of one lab: random, new for every lab, and outside the repository.
 
 The folder that it fills is a second pillar root beside ``pillar/``, whose ``top.sls`` names the
-files.
+files. Where certificates come from the pillar, this is the authority that issues them, and every
+host has a file of its own, ``secrets/hosts/<minion ID>.sls``.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import os
 import secrets as random
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +29,12 @@ def write(pillar: Mapping[str, Any], directory: Path) -> None:
 
     pillar: the declaration, with the key ``openhim``. directory: a pillar root; made if missing.
 
-    Raises :class:`~lab.errors.LabError` when certificates are not issued by Salt: those of the
-    method ``pillar`` belong to one host each and come from elsewhere.
+    With the certificates' method ``x509`` the authority's key is in ``secrets/authority.sls``; with
+    ``pillar`` it is in no file, and every host's certificate and key are in a file of the host's own.
     """
     from saltext.openhim.schema import needs
 
     declared = pillar["openhim"]
-    if declared.get("certificates", {}).get("method", "x509") != "x509":
-        raise LabError("the lab makes secrets only for openhim:certificates:method x509")
     names = {
         file: {
             name
@@ -42,19 +42,25 @@ def write(pillar: Mapping[str, Any], directory: Path) -> None:
             if role in host["roles"]
             for name in needs.needed(declared, host_id)
         }
-        - {needs.AUTHORITY, needs.AUTHORITY_KEY}
+        - {needs.AUTHORITY, needs.AUTHORITY_KEY, *needs.OWN_CERTIFICATE}
         for file, role in ROLE_OF.items()
     }
     # A user's password is needed by the database's hosts and by the core's: it is one value.
     values = {name: _value(name, needs.KEYFILE) for name in sorted(set().union(*names.values()))}
     files = {file: {name: values[name] for name in sorted(names[file])} for file in names}
-    certificate, key = _authority(declared["stack"])
-    files["public"] = {needs.AUTHORITY: certificate}
-    files["authority"] = {needs.AUTHORITY_KEY: key}
+    with tempfile.TemporaryDirectory() as scratch:
+        authority = _authority(declared["stack"], Path(scratch))
+        files["public"] = {needs.AUTHORITY: authority.certificate}
+        if declared.get("certificates", {}).get("method", "x509") == "x509":
+            files["authority"] = {needs.AUTHORITY_KEY: authority.key}
+        else:
+            for host_id in declared["hosts"]:
+                files[f"hosts/{host_id}"] = _own(pillar, host_id, authority, Path(scratch))
     folder = Path(directory) / "secrets"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     for file, content in files.items():
-        _write(folder / f"{file}.sls", content)
+        path = folder / f"{file}.sls"
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _write(path, content)
 
 
 def _value(name: str, keyfile: str) -> str:
@@ -64,19 +70,59 @@ def _value(name: str, keyfile: str) -> str:
     return random.token_urlsafe(32)
 
 
-def _authority(stack: str) -> tuple[str, str]:
-    """A certificate authority of the stack's own: its certificate and its key, as PEM."""
-    with tempfile.TemporaryDirectory() as folder:
-        certificate, key = Path(folder) / "ca.crt", Path(folder) / "ca.key"
-        command = ["openssl", "req", "-x509", "-newkey", "ec", "-nodes", "-days", "3650"]
-        command += ["-pkeyopt", "ec_paramgen_curve:prime256v1", "-subj", f"/CN={stack} authority"]
-        command += ["-addext", "basicConstraints=critical,CA:TRUE"]
-        command += ["-addext", "keyUsage=critical,keyCertSign,cRLSign"]
-        command += ["-keyout", str(key), "-out", str(certificate)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise LabError(f"openssl made no certificate authority: {done.stderr.strip()}")
-        return certificate.read_text(encoding="ascii"), key.read_text(encoding="ascii")
+@dataclass(frozen=True)
+class Pair:
+    """A certificate and its key: their texts as PEM, and the files that openssl reads."""
+
+    certificate_file: Path
+    key_file: Path
+
+    @property
+    def certificate(self) -> str:
+        """The certificate as PEM."""
+        return self.certificate_file.read_text(encoding="ascii")
+
+    @property
+    def key(self) -> str:
+        """The private key as PEM."""
+        return self.key_file.read_text(encoding="ascii")
+
+
+def _authority(stack: str, folder: Path) -> Pair:
+    """A certificate authority of the stack's own."""
+    extensions = ["basicConstraints=critical,CA:TRUE", "keyUsage=critical,keyCertSign,cRLSign"]
+    return _issued(folder / "ca", f"{stack} authority", extensions)
+
+
+def _own(pillar: Mapping[str, Any], host_id: str, authority: Pair, folder: Path) -> dict[str, str]:
+    """The secrets of one host: its certificate and key, good for its names and nobody else's."""
+    from saltext.openhim import certificates, settings
+    from saltext.openhim.schema import needs
+
+    names = certificates.wanted_names(settings.from_pillar(pillar), host_id)
+    extensions = [
+        "basicConstraints=critical,CA:FALSE",
+        "keyUsage=critical,digitalSignature,keyEncipherment",
+        "extendedKeyUsage=serverAuth,clientAuth",
+        f"subjectAltName={','.join(names)}",
+    ]
+    pair = _issued(folder / host_id, host_id, extensions, authority)
+    return dict(zip(needs.OWN_CERTIFICATE, (pair.certificate, pair.key), strict=True))
+
+
+def _issued(path: Path, name: str, extensions: Sequence[str], above: Pair | None = None) -> Pair:
+    """A new key at ``path`` with its certificate, signed by ``above`` or by itself."""
+    pair = Pair(path.with_name(f"{path.name}.crt"), path.with_name(f"{path.name}.key"))
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-nodes", "-days", "825"]
+    command += ["-pkeyopt", "ec_paramgen_curve:prime256v1", "-subj", f"/CN={name}"]
+    command += [word for extension in extensions for word in ("-addext", extension)]
+    command += ["-keyout", str(pair.key_file), "-out", str(pair.certificate_file)]
+    if above:
+        command += ["-CA", str(above.certificate_file), "-CAkey", str(above.key_file)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise LabError(f"openssl made no certificate for {name}: {done.stderr.strip()}")
+    return pair
 
 
 def _write(path: Path, values: Mapping[str, str]) -> None:

@@ -29,6 +29,7 @@ EXAMPLE = REPOSITORY / "pillar"
 SHARED = "/srv/saltext-openhim"
 ARTIFACTS = "/srv/artifacts"
 SECRETS = "/srv/secrets"
+APT = "/srv/apt"
 
 #: Each site's laboratory, to which OpenHIM forwards orders: site → address (the pillar's routes).
 UPSTREAMS = {"north": "10.20.1.31", "south": "10.20.2.31"}
@@ -85,6 +86,7 @@ def started(pillar_folder: Path = EXAMPLE, upstreams: bool = True) -> Iterator[S
             ARTIFACTS: folder / "artifacts",
             SECRETS: folder / "secrets",
             "/srv/pillar": pillar_folder,
+            APT: artifacts.mongodb_deb_repository(),
         }
         with Lab.start(hosts=hosts, share=shares) as lab:
             if upstreams:

@@ -1,3 +1,4 @@
+# Which minion sees what; every host's certificate and key are in a file that only this host gets.
 base:
   '*':
     - openhim.production
@@ -7,5 +8,16 @@ base:
   '*-core*':
     - secrets.core
   'master':
-    - openhim.authority
-    - secrets.authority
+    - secrets.hosts.master
+  'north-db1':
+    - secrets.hosts.north-db1
+  'north-db2':
+    - secrets.hosts.north-db2
+  'north-core':
+    - secrets.hosts.north-core
+  'south-db1':
+    - secrets.hosts.south-db1
+  'south-db2':
+    - secrets.hosts.south-db2
+  'west-db1':
+    - secrets.hosts.west-db1

@@ -1,5 +1,6 @@
 # The same shape as the example with other numbers: five members over three sites, the audit database
-# on a set of its own, no default port, every write on every site, the package's installation.
+# on a set of its own, no default port, every write on every site, mongod from a package, certificates
+# that were issued elsewhere.
 openhim:
   stack: five
   profile: production
@@ -76,9 +77,7 @@ openhim:
     channels: {}
     users: {}
   certificates:
-    method: x509
-    ca_server: master
-    days_valid: 825
+    method: pillar
     days_remaining: 30
   firewall:
     enabled: true

@@ -6,7 +6,6 @@ The master's runner of the same name asks every declared host for its sighting b
 """
 
 from salt.exceptions import CommandExecutionError
-
 from saltext.openhim import settings
 from saltext.openhim.errors import OpenHIMError
 from saltext.openhim.mongo import connection

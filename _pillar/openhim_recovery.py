@@ -15,8 +15,8 @@ Master configuration:
 
 import logging
 
-from saltext.openhim.errors import OpenHIMError
 from saltext.openhim import record
+from saltext.openhim.errors import OpenHIMError
 
 log = logging.getLogger(__name__)
 

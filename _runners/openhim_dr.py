@@ -16,7 +16,6 @@ import salt.client
 import salt.pillar
 import salt.utils.minions
 from salt.exceptions import CommandExecutionError
-
 from saltext.openhim import record, schema, settings
 from saltext.openhim.errors import OpenHIMError, Refused
 from saltext.openhim.recovery import failover
@@ -85,7 +84,8 @@ def failover_declare(
 
     .. code-block:: bash
 
-        salt-run openhim_dr.failover_declare to_site=south confirm=example reason=fire declared_by=Ada
+        salt-run openhim_dr.failover_declare to_site=south confirm=example reason=fire \
+            declared_by=Ada
     """
     plan = failover_plan(to_site, confirm, reason, declared_by, disrupted_at, directory)
     if plan["refusals"]:
@@ -114,8 +114,8 @@ def failover_declare(
 
 def failover_conclude(stack, directory=record.DIRECTORY):
     """
-    Prove that OpenHIM serves (a synthetic transaction, found again in MongoDB), measure RPO and RTO,
-    and write them into the recovery record.
+    Prove that OpenHIM serves (a synthetic transaction, found again in MongoDB), measure RPO and
+    RTO, and write them into the recovery record.
 
     stack
         The stack's name.
@@ -176,8 +176,13 @@ def history(stack, directory=record.DIRECTORY):
     """
     try:
         return [
-            {**epoch.overlay(), "declared_by": epoch.declared_by, "reason": epoch.reason,
-             "declared_at": epoch.declared_at, "result": epoch.result}
+            {
+                **epoch.overlay(),
+                "declared_by": epoch.declared_by,
+                "reason": epoch.reason,
+                "declared_at": epoch.declared_at,
+                "result": epoch.result,
+            }
             for epoch in record.history(stack, directory)
         ]
     except OpenHIMError as error:
@@ -191,8 +196,11 @@ def _failover_plan(request, directory):
     lost_sites = [stack.active_site]
     if epoch and epoch.result is None and epoch.active_site == request.to_site:
         lost_sites = list(epoch.lost_sites)
+    number = epoch.number if epoch else 0
+    if not epoch or epoch.result is not None:
+        number += 1
     overlay = {
-        "epoch": epoch.number if epoch and epoch.result is None else (epoch.number if epoch else 0) + 1,
+        "epoch": number,
         "kind": "failover",
         "active_site": request.to_site,
         "profile": "reduced",
@@ -200,7 +208,8 @@ def _failover_plan(request, directory):
     }
     if request.to_site not in stack.sites:
         raise Refused(
-            f"to_site: found {request.to_site!r}; declared sites are {', '.join(sorted(stack.sites))}"
+            f"to_site: found {request.to_site!r}; declared sites are "
+            f"{', '.join(sorted(stack.sites))}"
         )
     target = settings.from_pillar(_with_overlay(pillar, overlay))
     sightings = _sightings(stack)

@@ -34,8 +34,8 @@ _LISTEN_TIMEOUT = 2.0
 def _state(function):
     """What goes wrong on purpose is the result False and a comment in words, never a traceback.
 
-    In test mode, an OpenHIM that does not run (yet) leaves open what would be changed in it: that is
-    None, since the states before may be about to start it.
+    In test mode, an OpenHIM that does not run (yet) leaves open what would be changed in it: that
+    is None, since the states before may be about to start it.
     """
 
     @functools.wraps(function)

@@ -1,7 +1,8 @@
 """The main job, on real hosts: production stands up, loses its primary site under load, and serves
 from the other site.
 
-``python -m lab.demo [REPORT]`` (or ``make demo``) shows each step with its time, and leaves a report.
+``python -m lab.demo [REPORT]`` (or ``make demo``) shows each step with its time, and leaves a
+report.
 """
 
 from __future__ import annotations
@@ -229,8 +230,8 @@ def _report(story: Story, outcome: Mapping[str, Any]) -> str:
 | RPO: from the last write that survived to the disruption | {outcome["rpo_seconds"]} |
 | from the last acknowledged order that survived to the disruption | {kept_until} |
 
-{outcome["sent"]} orders were sent and {outcome["acknowledged"]} acknowledged, {outcome["before"]} of
-them before the site was lost. What MongoDB knows of the acknowledged ones:
+{outcome["sent"]} orders were sent and {outcome["acknowledged"]} acknowledged,
+{outcome["before"]} of them before the site was lost. What MongoDB knows of the acknowledged ones:
 
 | state | orders |
 |---|---|

@@ -1,8 +1,8 @@
 """Which acknowledged orders does OpenHIM still know? Run on a host of the surviving site.
 
 ``python reckoning.py`` with ``{"url": …, "database": …, "prefix": …}`` as JSON on standard input
-prints ``{number: status}`` of every transaction whose path starts with the prefix. A file of its own,
-without imports from the lab, because it runs inside a host.
+prints ``{number: status}`` of every transaction whose path starts with the prefix. A file of its
+own, without imports from the lab, because it runs inside a host.
 """
 
 import json

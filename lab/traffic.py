@@ -2,9 +2,9 @@
 
 ``python -m lab.traffic LOG WRITERS PER_SECOND CORE [CORE…]`` with the client's ``name:password`` in
 the environment variable ``CLINIC``. Each line of LOG is one order: its number, when it was sent and
-answered (seconds since 1970), the core, and the HTTP status, or the error. A writer whose core does
-not answer goes to the next one, as clinics do that know two addresses. Runs until it is told to stop
-(SIGTERM).
+answered (seconds since 1970), the core, and the HTTP status, or the error. A writer whose core
+does not answer goes to the next one, as clinics do that know two addresses. Runs until it is
+told to stop (SIGTERM).
 """
 
 from __future__ import annotations

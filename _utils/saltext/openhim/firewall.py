@@ -273,8 +273,8 @@ def _rules(opening: Opening) -> list[str]:
     rules = []
     for version, field in ((4, "ip"), (6, "ip6")):
         # Overlapping networks in one set are refused by the kernel.
-        wanted = list(ipaddress.collapse_addresses(n for n in networks if n.version == version))
-        if wanted:
+        of_version: list[Any] = [n for n in networks if n.version == version]
+        if wanted := list(ipaddress.collapse_addresses(of_version)):
             addresses = ", ".join(_address(network) for network in wanted)
             rules.append(f"{field} saddr {{ {addresses} }} {accept}")
     return rules
@@ -315,7 +315,7 @@ def _is_port(port: Any) -> bool:
     if isinstance(port, int) and not isinstance(port, bool):
         return 1 <= port <= _MAX_PORT
     match = re.fullmatch(r"(\d{1,5})-(\d{1,5})", port) if isinstance(port, str) else None
-    return bool(match) and 1 <= int(match[1]) < int(match[2]) <= _MAX_PORT
+    return match is not None and 1 <= int(match[1]) < int(match[2]) <= _MAX_PORT
 
 
 def _comment(text: str) -> str:

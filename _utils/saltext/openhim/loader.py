@@ -20,5 +20,5 @@ def directories() -> dict[str, list[str]]:
     found = {}
     for tag, name in _SUBPACKAGES.items():
         spec = find_spec(f"saltext.openhim.{name}")
-        found[tag] = list(spec.submodule_search_locations) if spec else []
+        found[tag] = list(spec.submodule_search_locations or ()) if spec else []
     return found

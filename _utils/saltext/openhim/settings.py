@@ -1,9 +1,9 @@
 """What the pillar declares, as typed values: the one place that knows the meaning of ``openhim:``.
 
 :func:`from_pillar` reads the declaration, lays the recovery record over it (which site is active
-*now*), applies the profile, and yields a :class:`Stack`. Everything else (states, modules, the state
-tree, the lab) asks the stack and never the raw pillar, so that "the distant site runs alone" is
-decided here once.
+*now*), applies the profile, and yields a :class:`Stack`. Everything else (states, modules, the
+state tree, the lab) asks the stack and never the raw pillar, so that "the distant site runs alone"
+is decided here once.
 
 The schema (:mod:`saltext.openhim.schema`) has checked the pillar before; this module assumes a
 declaration that is allowed.
@@ -96,8 +96,8 @@ class ReplicaSet:
     def write_modes(self) -> dict[str, dict[str, int]]:
         """``settings.getLastErrorModes`` of the replica-set configuration.
 
-        ``every-site`` asks for every site *and* a majority of the voters: a custom mode by itself is
-        not a majority, and what is not on a majority can be rolled back.
+        ``every-site`` asks for every site *and* a majority of the voters: a custom mode by itself
+        is not a majority, and what is not on a majority can be rolled back.
         https://www.mongodb.com/docs/manual/reference/replica-configuration/#mongodb-rsconf-rsconf.settings.getLastErrorModes
         """
         if self.durability != "every-site":
@@ -282,8 +282,8 @@ def _reduced(members: list[Member], active_site: str, keep_others: bool) -> list
     if not here:
         raise PillarError(
             [
-                f"openhim:active_site: found {active_site!r}, where no member of the replica set is "
-                f"declared; members are at {', '.join(sorted({m.host.site for m in members}))}"
+                f"openhim:active_site: found {active_site!r}, where no member of the replica set "
+                f"is declared; members are at {', '.join(sorted({m.host.site for m in members}))}"
             ]
         )
     best = max(here, key=lambda member: (member.votes, member.priority))

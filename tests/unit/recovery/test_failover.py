@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import pytest
-
 from saltext.openhim import settings
 from saltext.openhim.recovery import failover
 from saltext.openhim.recovery.epochs import Epoch

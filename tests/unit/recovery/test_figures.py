@@ -1,7 +1,6 @@
 """RPO and RTO: measured or said to be unknown."""
 
 import pytest
-
 from saltext.openhim.errors import OpenHIMError
 from saltext.openhim.recovery.figures import figures, moment
 
@@ -34,5 +33,5 @@ def test_an_unknown_last_write_leaves_rpo_unknown():
 
 @pytest.mark.parametrize("text", ["yesterday", "2026-01-31T12:00:00", "12:00", ""])
 def test_a_time_without_its_zone_is_refused(text):
-    with pytest.raises(OpenHIMError, match="disrupted_at: found .*with its zone is needed"):
+    with pytest.raises(OpenHIMError, match=r"disrupted_at: found .*with its zone is needed"):
         moment(text, "disrupted_at")

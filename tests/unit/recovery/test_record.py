@@ -3,7 +3,6 @@
 import threading
 
 import pytest
-
 from saltext.openhim import record
 from saltext.openhim.errors import OpenHIMError, Refused
 

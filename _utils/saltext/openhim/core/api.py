@@ -267,6 +267,6 @@ class Api:
                 socket.create_connection((self.host, self.port), self.timeout) as plain,
                 context.wrap_socket(plain) as secured,
             ):
-                return hashlib.sha256(secured.getpeercert(binary_form=True)).hexdigest()
+                return hashlib.sha256(secured.getpeercert(binary_form=True) or b"").hexdigest()
         except OSError:
             return "unknown"

@@ -16,6 +16,7 @@ import hashlib
 import secrets as random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +154,7 @@ def client_password_matches(client: Mapping[str, Any], password: str) -> bool:
     https://github.com/jembi/openhim-core-js/blob/v8.5.0/src/middleware/basicAuthentication.js
     """
     algorithm, salt, stored = (client.get(key) for key in _CLIENT_PASSWORD)
-    if not stored or algorithm not in hashlib.algorithms_available:
+    if not (stored and algorithm) or algorithm not in hashlib.algorithms_available:
         return False
     return hashlib.new(algorithm, f"{password}{salt}".encode()).hexdigest() == stored
 
@@ -373,8 +374,7 @@ def keystore_plan(core: CoreHost, api: Api, definition: Mapping[str, Any]) -> Pl
     if missing:
         plan.changes["trusted"] = {"old": None, "new": [_fingerprint(pem) for pem in missing]}
         steps.extend(
-            lambda pem=pem: api.post("keystore", "ca", "cert", body={"cert": pem})
-            for pem in missing
+            partial(api.post, "keystore", "ca", "cert", body={"cert": pem}) for pem in missing
         )
 
     def act() -> None:

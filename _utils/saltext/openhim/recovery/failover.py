@@ -55,10 +55,10 @@ class Sighting:
 class Verdict:
     """Whether it is allowed, and if so what to do where.
 
-    refusals: each a reason, empty when it is allowed. unseen: hosts that did not answer. lost_sites:
-    the sites given up. promote: set → the host whose member becomes the primary. hosts: all that
-    are brought to the new reality. cores: where OpenHIM will run. resume: the epoch that this
-    continues, None when it is a new recovery.
+    refusals: each a reason, empty when it is allowed. unseen: hosts that did not answer.
+    lost_sites: the sites given up. promote: set → the host whose member becomes the primary. hosts: all
+    that are brought to the new reality. cores: where OpenHIM will run. resume: the epoch that
+    this continues, None when it is a new recovery.
     """
 
     refusals: tuple[str, ...]
@@ -76,7 +76,11 @@ class Verdict:
 
 
 def verdict(
-    stack: Stack, target: Stack, request: Request, sightings: Sequence[Sighting], epoch: Epoch | None
+    stack: Stack,
+    target: Stack,
+    request: Request,
+    sightings: Sequence[Sighting],
+    epoch: Epoch | None,
 ) -> Verdict:
     """Decide on a failover.
 
@@ -92,7 +96,9 @@ def verdict(
     survivors = tuple(
         host.id
         for _, host in sorted(stack.hosts.items())
-        if host.site not in lost_sites and host.id in answered and set(host.roles) & {"mongodb", "core"}
+        if host.site not in lost_sites
+        and host.id in answered
+        and set(host.roles) & {"mongodb", "core"}
     )
     refusals = [
         *_consent(stack, request, resume),
@@ -100,7 +106,12 @@ def verdict(
         *_alive(stack, lost_sites, target, sightings, resume),
     ]
     return Verdict(
-        tuple(refusals), unseen, tuple(lost_sites), promote, survivors, cores,
+        tuple(refusals),
+        unseen,
+        tuple(lost_sites),
+        promote,
+        survivors,
+        cores,
         epoch.id if resume and epoch else None,
     )
 
@@ -118,8 +129,8 @@ def _consent(stack: Stack, request: Request, resume: bool) -> list[str]:
     found = []
     if request.confirm != stack.name:
         found.append(
-            f"confirm: found {request.confirm!r}; type the stack's name, {stack.name!r}, to confirm "
-            "that its primary site is given up"
+            f"confirm: found {request.confirm!r}; type the stack's name, {stack.name!r}, to "
+            "confirm that its primary site is given up"
         )
     if not request.reason.strip():
         found.append("reason: found nothing; say why, it goes into the recovery record")
@@ -127,7 +138,8 @@ def _consent(stack: Stack, request: Request, resume: bool) -> list[str]:
         found.append("declared_by: found nothing; say who declares the disaster")
     if request.to_site not in stack.sites:
         found.append(
-            f"to_site: found {request.to_site!r}; declared sites are {', '.join(sorted(stack.sites))}"
+            f"to_site: found {request.to_site!r}; declared sites are "
+            f"{', '.join(sorted(stack.sites))}"
         )
     elif request.to_site == stack.active_site and not resume:
         found.append(

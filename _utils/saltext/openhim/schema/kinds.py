@@ -45,9 +45,12 @@ def problem(path: str, found: str, allowed: str) -> str:
 
 
 class Kind:
-    """What a value may be. ``words`` names it in errors and in the reference."""
+    """What a value may be."""
 
-    words = "anything"
+    @property
+    def words(self) -> str:
+        """Its name in errors and in the reference."""
+        return "anything"
 
     def check(self, value: Any, path: str, problems: list[str]) -> Any:
         """Add what is wrong with ``value`` to ``problems``; return what is well-formed of it."""

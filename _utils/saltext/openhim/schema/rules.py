@@ -284,7 +284,7 @@ def _certificates(declared: Declared) -> Iterator[str]:
             "nothing",
             "a mapping with the method x509 or pillar (openhim:mongodb:tls is true)",
         )
-    if (certificates or {}).get("method") == "x509" and "ca_server" not in certificates:
+    if certificates and certificates.get("method") == "x509" and "ca_server" not in certificates:
         yield problem(
             "openhim:certificates:ca_server", "nothing", "a minion ID (the method 'x509' needs it)"
         )

@@ -56,8 +56,8 @@ class Verdict:
     """Whether it is allowed, and if so what to do where.
 
     refusals: each a reason, empty when it is allowed. unseen: hosts that did not answer.
-    lost_sites: the sites given up. promote: set → the host whose member becomes the primary. hosts: all
-    that are brought to the new reality. cores: where OpenHIM will run. resume: the epoch that
+    lost_sites: the sites given up. promote: set → the host whose member becomes the primary. hosts:
+    all that are brought to the new reality. cores: where OpenHIM will run. resume: the epoch that
     this continues, None when it is a new recovery.
     """
 

@@ -6,7 +6,7 @@ import json
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +33,15 @@ class Answer:
 class Site:
     """A master and one minion, ``north-db1`` of the example pillar, and commands for both."""
 
-    def __init__(self, kind: str, environment: Path, root: Path, roots: list[Path], events: Any):
+    def __init__(
+        self,
+        kind: str,
+        environment: Path,
+        root: Path,
+        roots: list[Path],
+        events: Any,
+        settings: Mapping[str, Any] | None = None,
+    ):
         self.kind = kind
         self.environment = environment
         self.root = root
@@ -60,6 +68,7 @@ class Site:
                 "pillar_roots": {"base": [str(self.pillar), str(root / "secrets")]},
                 "ext_pillar": [{"openhim_recovery": str(self.records)}],
                 "auto_accept": True,
+                **(settings or {}),
             },
             overrides={"interface": "127.0.0.1", "worker_threads": 3},
         )
@@ -104,6 +113,14 @@ class Site:
         """All that the master and the minion have logged."""
         return "".join(path.read_text() for path in self.root.rglob("*.log"))
 
+    def secrets(self) -> dict[str, str]:
+        """Every secret of the pillar, by its name."""
+        return {
+            name: value
+            for file in (self.root / "secrets" / "secrets").glob("*.sls")
+            for name, value in json.loads(file.read_text())["openhim"]["secrets"].items()
+        }
+
     @contextmanager
     def changed_pillar(self, change: Callable[[dict[str, Any]], None]) -> Iterator[None]:
         """The example pillar with a change, for as long as the context lasts."""
@@ -119,11 +136,17 @@ class Site:
 
 
 @contextmanager
-def started(kind: str, environment: Path, roots: list[Path], events: Any) -> Iterator[Site]:
-    """A site whose daemons run, and are gone afterwards."""
+def started(
+    kind: str,
+    environment: Path,
+    roots: list[Path],
+    events: Any,
+    settings: Mapping[str, Any] | None = None,
+) -> Iterator[Site]:
+    """A site whose daemons run, and are gone afterwards; ``settings`` are the master's."""
     root = Path(tempfile.mkdtemp(prefix="salt-"))
     try:
-        site = Site(kind, environment, root, roots, events)
+        site = Site(kind, environment, root, roots, events, settings)
         with site.running():
             yield site
     finally:

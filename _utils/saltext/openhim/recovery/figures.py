@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
@@ -16,8 +17,10 @@ def moment(text: str, path: str) -> datetime:
 
     Raises :class:`~saltext.openhim.errors.OpenHIMError` when it is anything else.
     """
+    # Python 3.10 reads a fraction of three or six digits only, and no "Z".
+    readable = re.sub(r"\.(\d+)", lambda found: f".{found[1]:0<6.6}", str(text))
     try:
-        value = datetime.fromisoformat(str(text).replace("Z", "+00:00"))
+        value = datetime.fromisoformat(readable.replace("Z", "+00:00"))
     except ValueError:
         value = None
     if value is None or value.tzinfo is None:

@@ -13,6 +13,9 @@ BOOTSTRAP ?= python3
 LAYERS := unit functional integration lab
 # Options for pytest: make unit ARGS="-k schema"
 ARGS ?=
+# Much of what tests do is waiting; 0 runs them in one process, as a debugger needs it.
+WORKERS ?= 2
+PYTEST = $(PYTHON) -m pytest -n $(WORKERS)
 
 # Found anew each time: another version of setup.cfg, or another clone, has another environment.
 PYTHON = "$(shell $(BOOTSTRAP) -m lab.environments development)/bin/python"
@@ -35,15 +38,15 @@ environment: packages
 
 .PHONY: test
 test: setup lint ## lint, then all tests, layer by layer, with the time of each
-	@$(PYTHON) -m pytest $(ARGS)
+	@$(PYTEST) $(ARGS)
 
 .PHONY: $(LAYERS)
 unit functional integration lab: environment ## the tests of one layer; ARGS="-k …" for pytest
-	@$(PYTHON) -m pytest tests/$@ $(ARGS)
+	@$(PYTEST) tests/$@ $(ARGS)
 
 .PHONY: lint
-lint: environment ## ruff's checks and the form of every file
-	@$(PYTHON) -m ruff check . && $(PYTHON) -m ruff format --check .
+lint: environment ## ruff's checks, the form of every file, the library's types
+	@$(PYTHON) -m ruff check . && $(PYTHON) -m ruff format --check . && $(PYTHON) -m mypy
 
 .PHONY: format
 format: environment ## let ruff correct what it can
@@ -58,10 +61,11 @@ demo: setup ## production stands up, a site is lost under load, OpenHIM serves a
 	@$(PYTHON) -m lab.demo $(ARGS)
 
 .PHONY: nightly
-nightly: test ## what takes longer: all tests, then all but the lab with Salt 3006 too
+nightly: test ## all tests, then what takes longer: npm, and all but the lab with Salt 3006 too
+	@$(PYTEST) -m nightly $(ARGS)
 	@$(PYTHON) -m nox -s tests-3006
 
 .PHONY: clean
 clean: ## remove what builds left here, and labs whose owner is gone; the cache stays
-	@rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	@rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	@$(BOOTSTRAP) -m lab clean

@@ -24,10 +24,11 @@ def environment(session: nox.Session, salt: str = "") -> str:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Ruff's checks, and the form of every file."""
+    """Ruff's checks, the form of every file, the library's types."""
     python = environment(session)
     session.run(python, "-m", "ruff", "check", ".", external=True)
     session.run(python, "-m", "ruff", "format", "--check", ".", external=True)
+    session.run(python, "-m", "mypy", external=True)
 
 
 @nox.session

@@ -1,8 +1,14 @@
-"""What all tests share: a marker per layer, and Salt's daemons in a folder that goes away."""
+"""What all tests share: a marker per layer, who runs what when, and a folder for Salt's daemons.
+
+``pytest -n 2`` runs two workers. Tests that share servers stay on one worker; the lab's hosts need
+the whole machine, so a file of the layer ``lab`` waits until nothing else runs.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import logging
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -13,12 +19,45 @@ import pytest
 
 LAYERS = ("unit", "functional", "integration", "lab")
 
+#: Folders whose files share servers: started once, by one worker, and first for they take longest.
+TOGETHER = ("tests/functional/mongodb", "tests/functional/openhim")
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark every test with its layer, the folder that it is in; the quick layers come first."""
     for item in items:
         item.add_marker(getattr(pytest.mark, _layer(item.nodeid)))
-    items.sort(key=lambda item: LAYERS.index(_layer(item.nodeid)))
+    items.sort(
+        key=lambda item: (LAYERS.index(_layer(item.nodeid)), _share(item.nodeid) not in TOGETHER)
+    )
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give each worker one share of the tests after the other, in their order."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Shares(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _share(nodeid)
+
+    config.option.loadscope_reorder = False
+    return Shares(config, log)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def turn(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
+    """Files of the layer ``lab`` run alone, all others beside each other."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        yield
+        return
+    alone = _layer(request.node.nodeid) == "lab"
+    # The folder above the worker's own is that of all workers.
+    with (tmp_path_factory.getbasetemp().parent / "turn").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        yield
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -48,6 +87,13 @@ def pytest_unconfigure() -> None:
 
 def _layer(nodeid: str) -> str:
     return nodeid.split("/")[1]
+
+
+def _share(nodeid: str) -> str:
+    """What stays on one worker: a file, or a folder whose files share servers."""
+    file = nodeid.split("::")[0]
+    folder = file.rpartition("/")[0]
+    return folder if folder in TOGETHER else file
 
 
 @pytest.fixture(scope="session")

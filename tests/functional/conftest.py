@@ -26,6 +26,8 @@ from pymongo import MongoClient
 from saltext.openhim.mongo import change, users
 from saltext.openhim.mongo.connection import vantage
 
+from tests import ports
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 ELECTION_TIMEOUT_MS = 1500
 
@@ -38,11 +40,6 @@ def mongod_binary():
     from lab import artifacts
 
     return artifacts.mongod()
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
 
 
 def eventually(condition, timeout=30, what="it"):
@@ -63,7 +60,7 @@ class Mongod:
     folder: Path
     set_name: str
     keyfile: str
-    port: int = field(default_factory=free_port)
+    port: int = field(default_factory=ports.free)
     extra: list = field(default_factory=list)
     tls_ca: str | None = None
     process: subprocess.Popen | None = None
@@ -189,9 +186,9 @@ class Cluster:
         return {host: mongod.config() for host, mongod in living.items()}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def cluster_factory(mongod_binary):
-    """Starts mongods for a declaration; all are gone when the session ends."""
+    """Starts mongods for a declaration; all are gone when the layer ends."""
     started = []
     # On memory where possible: journals of a dozen mongods are slow on a shared disk.
     base = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
@@ -289,7 +286,7 @@ def on_all_hosts(cluster, function, *args, **kwargs):
         return dict(zip(cluster.declared, pool.map(call, cluster.declared), strict=True))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def replica_set(cluster_factory):
     """A factory: a running set, initiated, with its users."""
 

@@ -5,6 +5,7 @@ import subprocess
 
 import pytest
 
+from tests import ports
 from tests.authority import pem
 
 NAMES = ["db1", "10.99.0.11"]
@@ -174,12 +175,10 @@ class TestValidity:
     @pytest.fixture
     def mongod(self, db, mongod_binary, tmp_path, pillar):
         """A mongod with the host's certificate, stopped afterwards."""
-        from tests.functional.conftest import free_port
-
         started = []
 
         def start():
-            port = free_port()
+            port = ports.free()
             pillar["openhim"]["mongodb"]["replica_sets"]["openhim"]["port"] = port
             data = tmp_path / "mongod"
             data.mkdir()

@@ -11,10 +11,12 @@ THREE = {
 }
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def three(replica_set):
     """Two members in one site and a distant one, as the product declares it; do not break it."""
-    return replica_set(THREE)
+    cluster = replica_set(THREE)
+    yield cluster
+    cluster.stop()
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A real OpenHIM on a real one-member replica set with authentication, once per session.
+"""A real OpenHIM on a real one-member replica set with authentication, once for this folder.
 
 OpenHIM 4.0.5 runs from the archive that the lab builds. When SALTEXT_OPENHIM_8_RELEASE names the
 directory of a built release of version 8, everything is tested against that one too.
@@ -22,7 +22,7 @@ if os.environ.get("SALTEXT_OPENHIM_8_RELEASE"):
     RELEASES.append("8")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def mongod(tmp_path_factory):
     """A one-member replica set with authentication."""
     database = Database(tmp_path_factory.mktemp("mongod")).start()
@@ -32,7 +32,7 @@ def mongod(tmp_path_factory):
         stop(database.process)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def mongod_with_tls(tmp_path_factory):
     """The same, taking connections with TLS only."""
     database = Database(tmp_path_factory.mktemp("mongod-tls")).make_certificate().start()
@@ -42,7 +42,7 @@ def mongod_with_tls(tmp_path_factory):
         stop(database.process)
 
 
-@pytest.fixture(scope="session", params=RELEASES)
+@pytest.fixture(scope="package", params=RELEASES)
 def program(request, tmp_path_factory):
     """The directory of an OpenHIM release, and its version."""
     if request.param == "8":
@@ -54,7 +54,7 @@ def program(request, tmp_path_factory):
     return target, request.param
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def openhim(program, mongod, tmp_path_factory):
     """A running OpenHIM, its administrator's password changed to the declared one."""
     path, version = program

@@ -7,7 +7,6 @@ import json
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import time
 from pathlib import Path
@@ -21,21 +20,10 @@ from saltext.openhim.core.host import CoreHost
 from saltext.openhim.errors import OpenHIMError
 
 from lab import artifacts
+from tests import ports
 
 MINION = "north-core"
 STARTUP = 60.0
-
-
-def free_ports(count):
-    """So many ports that nobody listens on now."""
-    held = [socket.socket() for _ in range(count)]
-    try:
-        for one in held:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in held]
-    finally:
-        for one in held:
-            one.close()
 
 
 def stop(process, seconds=20):
@@ -55,7 +43,7 @@ class Database:
 
     def __init__(self, directory: Path):
         self.directory = directory
-        (self.port,) = free_ports(1)
+        self.port = ports.free()
         self.operator_password = secrets.token_hex(16)
         self.openhim_password = secrets.token_hex(8) + "/@:%?"  # what a URL must quote
         self.process = None
@@ -171,13 +159,8 @@ class OpenHIM:
 
     def __init__(self, directory: Path, program: Path, version: str, database: Database):
         self.directory, self.program, self.database = directory, program, database
-        self.ports = dict(
-            zip(
-                ("api", "http", "https", "rerun", "tcp", "polling", "responder", "upstream"),
-                free_ports(8),
-                strict=True,
-            )
-        )
+        listeners = "api", "http", "https", "rerun", "tcp", "polling", "responder", "upstream"
+        self.ports = {name: ports.free() for name in listeners}
         self.pillar = self._pillar(version)
         self.config_file = directory / "core.json"
         self.responder = directory / "responder.js"

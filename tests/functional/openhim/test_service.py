@@ -11,7 +11,8 @@ import pytest
 from salt.exceptions import CommandExecutionError
 from saltext.openhim.core import synthetic
 
-from tests.functional.openhim.processes import Loaded, OpenHIM, free_ports, wait_for
+from tests import ports
+from tests.functional.openhim.processes import Loaded, OpenHIM, wait_for
 
 ROUTE = {"name": "x", "host": "127.0.0.1", "port": 9, "primary": True}
 
@@ -124,7 +125,7 @@ def test_the_databases_are_writable(openhim, load, pillar, mongod):
     assert result["result"] is False
     assert "does not accept the user openhim" in result["comment"]
     assert "CANARY" not in result["comment"]
-    (nobody,) = free_ports(1)
+    nobody = ports.free()
     pillar["openhim"]["mongodb"]["replica_sets"]["openhim"]["port"] = nobody
     assert load(pillar, test=True).states["openhim.database_writable"]("w")["result"] is None
     result = load(pillar).states["openhim.database_writable"]("w", timeout=1)
@@ -135,7 +136,7 @@ def test_the_databases_are_writable(openhim, load, pillar, mongod):
 def test_a_tcp_channel_listens_and_its_port_is_known_and_remembered(
     openhim, load, pillar, tmp_path
 ):
-    first, second = free_ports(2)
+    first, second = ports.free(), ports.free()
     memory = str(tmp_path / "state")
     definition = {
         "type": "tcp",
@@ -160,7 +161,7 @@ def test_a_tcp_channel_listens_and_its_port_is_known_and_remembered(
     assert listens(second)
     assert not listens(first)
 
-    (nobody,) = free_ports(1)
+    nobody = ports.free()
     pillar["openhim"]["core"]["ports"]["api"] = nobody
     known = load(pillar).modules["openhim.tcp_ports"](state_directory=memory)
     assert (known["ports"], known["source"]) == ([first], "last known")

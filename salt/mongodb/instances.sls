@@ -16,6 +16,10 @@ the user of mongod exists:
     - shell: /usr/sbin/nologin
     - require:
       - group: the group of mongod exists
+{%- if tls and pillar['openhim']['certificates']['method'] == 'pillar' %}
+    - require_in:   # mongod's file is among them
+      - openhim_host: the certificates are in place
+{%- endif %}
 
 {%- for folder, mode in [('/etc/mongod', '0755'), ('/var/lib/mongodb', '0750'), ('/var/log/mongodb', '0750')] %}
 

@@ -6,6 +6,9 @@ MongoDB's package repository is known:
   pkgrepo.managed:
     - name: {{ install['repository'] }}
     - file: /etc/apt/sources.list.d/mongodb.list
+{%- if 'trusted=yes' in install['repository'] %}
+    - trusted: true   # Salt forgets this option of the line when it compares
+{%- endif %}
 {%- if install.get('key') %}
     - key_url: {{ install['key'] }}
     - aptkey: false

@@ -30,7 +30,7 @@ def write(pillar: Mapping[str, Any], directory: Path) -> None:
     pillar: the declaration, with the key ``openhim``. directory: a pillar root; made if missing.
 
     With the certificates' method ``x509`` the authority's key is in ``secrets/authority.sls``; with
-    ``pillar`` it is in no file, and every host's certificate and key are in a file of the host's own.
+    ``pillar`` it is in no file, and each host has its certificate and key in a file of its own.
     """
     from saltext.openhim.schema import needs
 

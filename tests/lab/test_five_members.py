@@ -1,0 +1,308 @@
+"""The same declaration with other numbers: five members over three sites, the audit database on a
+set of its own, no default port, every write on every site, mongod from a package, certificates
+from the pillar.
+
+The tests of this file are one story and run in this order; each begins where the one before ended.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import parse_qs, quote, urlsplit
+
+import pytest
+
+from lab import stack
+from tests.lab.fleet import changed, failures, highstate, members, reaches, wait_for
+
+PILLAR = Path(__file__).parent / "pillars" / "five-members"
+MAIN, AUDIT = 27117, 27118
+WITNESS = "west-db1"  # it has a member of both sets, and its site is never lost
+
+#: What a mistyped declaration changes as well, if anybody took it for allowed.
+MISTYPED = {
+    "durability: every-site": "durability: every-sight",
+    "write_timeout_ms:": "write_timout_ms:",
+    "http: 15001": "http: 15011",
+    "cache_size_gb: 0.25": "cache_size_gb: 0.5",
+    "max_offset_ms: 500": "max_offset_ms: 400",
+}
+
+
+@pytest.fixture(scope="module")
+def pillar(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the pillar: it will be edited."""
+    return Path(shutil.copytree(PILLAR, tmp_path_factory.mktemp("five") / "pillar"))
+
+
+@pytest.fixture(scope="module")
+def five(pillar: Path) -> Iterator[stack.Stack]:
+    with stack.started(pillar, upstreams=False) as running:
+        yield running
+
+
+def states(running: stack.Stack, host: str = WITNESS) -> dict[str, str]:
+    """``set/host`` → what its member answers."""
+    return {name.partition(":")[0]: state for name, state in members(running, host).items()}
+
+
+def primaries(running: stack.Stack) -> list[str]:
+    return sorted(name for name, state in states(running).items() if state == "PRIMARY")
+
+
+def core_config(running: stack.Stack) -> dict:
+    """OpenHIM's configuration, as it lies on its host's disk; of a host that is down, too."""
+    return json.loads(running.lab.host("north-core").read("/etc/openhim/core.json"))
+
+
+def python(running: stack.Stack, host: str, script: str, **asked: str) -> object:
+    """Run a script on a host with what it is asked as JSON on standard input."""
+    command = ["/opt/salt/bin/python", "-c", script]
+    return json.loads(running.lab.host(host).run(command, input=json.dumps(asked)).stdout)
+
+
+COLLECTIONS = """
+import json, sys
+from pymongo import MongoClient
+with MongoClient(json.load(sys.stdin)["url"], serverSelectionTimeoutMS=10000) as client:
+    found = {
+        f"{name}.{collection}": client[name][collection].count_documents({})
+        for name in client.list_database_names() if name.startswith("him")
+        for collection in client[name].list_collection_names()
+    }
+print(json.dumps(found))
+"""
+
+WRITE = """
+import json, sys, time
+from pymongo import MongoClient, WriteConcern
+from pymongo.errors import WTimeoutError
+asked = json.load(sys.stdin)
+with MongoClient(asked["url"], serverSelectionTimeoutMS=30000) as client:
+    client.admin.command("ping")
+    collection = client.get_default_database()["story"]
+    if asked.get("w"):
+        collection = collection.with_options(write_concern=WriteConcern(w=asked["w"], wtimeout=20000))
+    begin, said = time.monotonic(), ""
+    try:
+        collection.insert_one({"_id": asked["text"]})
+    except WTimeoutError as error:
+        said = str(error)
+print(json.dumps({"said": said, "seconds": time.monotonic() - begin}))
+"""
+
+
+def collections(running: stack.Stack, port: int) -> dict[str, int]:
+    """What one member of a set really has: ``database.collection`` → number of documents."""
+    url = (
+        f"mongodb://operator:{quote(running.secret('mongodb_operator'), safe='')}@{WITNESS}:{port}"
+        "/?directConnection=true&tls=true&tlsCAFile=/etc/openhim-tls/ca.crt"
+    )
+    return python(running, WITNESS, COLLECTIONS, url=url)
+
+
+def test_one_highstate_on_all_hosts_at_once_brings_it_up(five):
+    results = highstate(five)
+    assert failures(results) == []
+    assert set(results) == set(five.managed())
+    assert states(five) == {
+        "main/north-db1": "PRIMARY",
+        "main/north-db2": "SECONDARY",
+        "main/south-db1": "SECONDARY",
+        "main/south-db2": "SECONDARY",
+        "main/west-db1": "SECONDARY",
+        "audit/north-db1": "PRIMARY",
+        "audit/south-db1": "SECONDARY",
+        "audit/west-db1": "SECONDARY",
+    }
+
+
+def test_a_second_highstate_would_change_nothing_and_changes_nothing(five):
+    preview = highstate(five, test=True)
+    assert failures(preview) == []
+    assert changed(preview) == []
+    again = highstate(five)
+    assert failures(again) == []
+    assert changed(again) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "port", "sites"),
+    [
+        ("main", MAIN, {"north": 2, "south": 2, "west": 1}),
+        ("audit", AUDIT, {"north": 1, "south": 1, "west": 1}),
+    ],
+)
+def test_each_set_counts_its_sites_and_its_voters_for_a_write(five, name, port, sites):
+    config = five.master.salt([WITNESS], "mongodb_replset.config", set=name)[WITNESS]
+    members = config["members"]
+    assert all(member["host"].endswith(f":{port}") for member in members)
+    tagged = [member["tags"]["site"] for member in members]
+    assert {site: tagged.count(site) for site in tagged} == sites
+    assert sorted(member["tags"]["voter"] for member in members) == sorted(
+        member["host"].partition(":")[0] for member in members
+    )
+    mode = {"site": 3, "voter": len(members) // 2 + 1}
+    assert config["settings"]["getLastErrorModes"] == {"everySite": mode}
+
+
+def test_every_host_has_a_certificate_of_its_own_and_no_other_hosts_key(five):
+    """The key is on the host that the pillar gives it to, and in no other host's pillar."""
+    held = five.master.salt("*", "openhim_host.certificates")
+    assert set(held) == set(five.managed())
+    for host, found in held.items():
+        assert any(f"CN={host}" in json.dumps(one) for one in found), f"{host}: {found}"
+    fingerprints = five.master.salt("*", "file.get_hash", "/etc/openhim-tls/host.key")
+    assert len(set(fingerprints.values())) == len(five.managed())
+
+
+def test_openhims_two_urls_lead_to_the_two_sets_and_ask_for_every_site(five):
+    mongo = core_config(five)["mongo"]
+    for url, name, hosts in (
+        (mongo["url"], "him", "north-db1 north-db2 south-db1 south-db2 west-db1"),
+        (mongo["atnaUrl"], "him_audit", "north-db1 south-db1 west-db1"),
+    ):
+        parts = urlsplit(url)
+        replica_set, port = ("main", MAIN) if name == "him" else ("audit", AUDIT)
+        options = {key: value for key, (value,) in parse_qs(parts.query).items()}
+        assert parts.path == f"/{name}"
+        named = parts.netloc.rpartition("@")[2].split(",")
+        assert sorted(named) == [f"{host}:{port}" for host in hosts.split()]
+        assert options["replicaSet"] == replica_set
+        assert (options["w"], options["journal"]) == ("everySite", "true")
+        assert options["wtimeoutMS"] == "5000"
+    assert mongo["openHIMApiWriteConcern"] == "everySite"
+
+
+def test_a_transaction_is_found_in_the_main_set_and_its_login_in_the_audit_set(five):
+    audits = collections(five, AUDIT).get("him_audit.audits", 0)
+    assert five.master.salt(["north-core"], "openhim.synthetic")["north-core"]["status"] == (
+        "Successful"
+    )
+    five.master.salt(["north-core"], "openhim.about")  # it logs in, which OpenHIM audits
+    wait_for(lambda: collections(five, AUDIT)["him_audit.audits"] > audits, 30, "a new audit")
+    main, audit = collections(five, MAIN), collections(five, AUDIT)
+    assert main["him.transactions"] >= 1
+    assert not [name for name in main if name.startswith("him_audit.")]
+    assert not [name for name in audit if name.startswith("him.")]
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "port", "expected"),
+    [
+        (WITNESS, "north-core", 18080, True),
+        (WITNESS, "north-core", 15001, True),
+        (WITNESS, "north-core", 15000, True),
+        (WITNESS, "north-core", 8080, False),
+        (WITNESS, "north-core", 5001, False),
+        (WITNESS, "north-core", 5000, False),
+        ("north-core", "south-db1", MAIN, True),
+        ("north-core", "south-db1", AUDIT, True),
+        ("north-core", "south-db1", 27017, False),
+        ("south-db2", "south-db1", MAIN, True),
+        ("south-db2", "south-db1", AUDIT, False),  # it has no member of that set
+        ("master", "south-db1", MAIN, False),
+    ],
+)
+def test_the_declared_ports_are_open_to_those_who_need_them(five, source, target, port, expected):
+    address = five.declared["hosts"][target]["address"]
+    assert reaches(five.lab.host(source), address, port) is expected
+
+
+SNAPSHOT = """
+find /etc /usr/lib/systemd /opt/openhim/current/config -xdev -path /etc/salt -prune \\
+    -o -type f -print0 -o -type l -print0 | sort -z | xargs -0 sha256sum 2>&1
+systemctl show 'mongod-*' openhim-core chrony openhim-firewall \\
+    -p Id,ActiveState,SubState,MainPID,UnitFileState,ActiveEnterTimestampMonotonic
+nft --stateless list ruleset
+"""
+
+
+def test_a_pillar_that_is_not_allowed_touches_nothing_on_any_host_and_says_why(five, pillar):
+    def snapshots() -> dict[str, list[str]]:
+        hosts = [five.lab.host(name) for name in five.managed()]
+        return {host.name: host.run(["sh", "-c", SNAPSHOT]).stdout.splitlines() for host in hosts}
+
+    file = pillar / "openhim" / "production.sls"
+    declared = file.read_text()
+    mistyped = declared
+    for right, wrong in MISTYPED.items():
+        assert mistyped.count(right) == 1
+        mistyped = mistyped.replace(right, wrong)
+    before = snapshots()
+    file.write_text(mistyped)
+    try:
+        results = highstate(five)
+        retcodes = dict(five.master.retcodes)
+    finally:
+        file.write_text(declared)
+    assert snapshots() == before
+    assert set(results) == set(five.managed())
+    assert all(retcodes[host] != 0 for host in five.managed())
+    for host, ran in results.items():
+        (check,) = (state for state in ran.values() if state["__sls__"] == "openhim.checked")
+        assert check["result"] is False
+        assert "openhim:mongodb:durability: found 'every-sight'" in check["comment"], host
+        assert "openhim:mongodb:write_timout_ms" in check["comment"]
+        assert "did you mean 'write_timeout_ms'" in check["comment"]
+        assert changed({host: ran}) == []
+
+
+def test_without_the_primarys_site_both_sets_elect_another_by_themselves(five):
+    five.lab.kill_site("north")
+
+    def elected() -> bool:
+        return [name.partition("/")[0] for name in primaries(five)] == ["audit", "main"]
+
+    wait_for(elected, 120, "a primary of each set")
+    lost = {name for name, state in states(five).items() if state == "unreachable"}
+    assert lost == {"main/north-db1", "main/north-db2", "audit/north-db1"}
+
+
+def test_a_forced_failover_is_refused_while_mongodb_helps_itself(five):
+    main = next(name for name in primaries(five) if name.startswith("main/"))
+    plan = five.master.run(
+        "openhim_dr.failover_plan",
+        to_site="south",
+        confirm="five",
+        reason="north lost power",
+        declared_by="a test",
+    )
+    refused = [
+        reason for reason in plan["refusals"] if reason.startswith(f"{main}:{MAIN} is PRIMARY")
+    ]
+    assert len(refused) == 1, plan["refusals"]
+    assert "MongoDB still takes writes" in refused[0]
+    assert "Never promote beside a living primary; fence it first, or use it." in refused[0]
+    assert {"north-core", "north-db1", "north-db2"} == set(plan["unseen"])
+
+
+@pytest.mark.parametrize("kind", ["url", "atnaUrl"])
+def test_a_write_that_cannot_be_on_every_site_ends_in_the_declared_time_and_says_so(five, kind):
+    url = core_config(five)["mongo"][kind]
+    possible = python(five, "south-db1", WRITE, url=url, text="on a majority", w="majority")
+    assert possible["said"] == ""
+    refused = python(five, "south-db1", WRITE, url=url, text="not on every site")
+    assert "waiting for replication timed out" in refused["said"]
+    assert 5 <= refused["seconds"] < 20
+
+
+def test_a_site_that_returns_makes_it_whole_again_without_changing_anything(five):
+    five.lab.boot_site("north")
+    five.master.wait_for(["north-db1", "north-db2", "north-core"])
+    wait_for(
+        lambda: primaries(five) == ["audit/north-db1", "main/north-db1"],
+        180,
+        "the primaries where they are declared",
+    )
+    results = highstate(five)
+    assert failures(results) == []
+    assert changed(results) == []
+    found = five.master.salt(["north-core"], "openhim.synthetic")["north-core"]
+    assert found["status"] == "Successful"
+    url = core_config(five)["mongo"]["url"]
+    assert python(five, "north-core", WRITE, url=url, text="on every site again")["said"] == ""
+    assert collections(five, MAIN)["him.story"] == 3  # what was not acknowledged was not undone

@@ -95,7 +95,8 @@ def _play(story: Story, running: stack.Stack) -> dict[str, Any]:
         raise_unless(plan["refusals"], "a failover with a wrong confirmation was not refused")
         story.say("\n".join(plan["refusals"]))
     with story.step(f"The failover: `salt-run state.orchestrate orch.failover`, to {SURVIVOR}"):
-        result = _failover(running, request)
+        with running.master.progress(story.say):
+            result = _failover(running, request)
     with story.step(f"The clinics go on at {SURVIVOR}, until {ORDERS_AFTER} more are acknowledged"):
         _wait_for(lambda: len(acknowledged_at(log, running, SURVIVOR)) >= ORDERS_AFTER, 120)
         clinics.stop(30)
@@ -111,7 +112,8 @@ def raise_unless(condition: Any, message: str) -> None:
 
 
 def _highstate(story: Story, running: stack.Stack) -> None:
-    results = running.master.salt("*", "state.highstate", timeout=600)
+    with running.master.progress(story.say):
+        results = running.master.salt("*", "state.highstate", timeout=600)
     failed = {
         host: [state for state in states.values() if state["result"] is not True]
         if isinstance(states, Mapping)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import subprocess
+import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 from lab.errors import LabError
 from lab.lab import Lab
@@ -211,6 +213,30 @@ class SaltMaster:
             )
         return result
 
+    @contextmanager
+    def progress(self, show: Callable[[str], None]) -> Iterator[None]:
+        """While the block runs, tell every few seconds how far the states of each minion are.
+
+        Needs ``state_events: true`` in the master's configuration.
+
+        :param show: called with one line of text
+        """
+        listener = self.host.popen(
+            ["/opt/salt/bin/python", "-c", TELL_PROGRESS],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        teller = threading.Thread(target=lambda: [show(line.rstrip()) for line in listener.stdout])
+        teller.start()
+        try:
+            yield
+        finally:
+            # It runs in the host, where a signal to its parent out here does not reach it.
+            listener.stdin.close()
+            listener.wait()
+            teller.join()
+
     def call(self, minion: str, function: str, *args: object, timeout: float = 300,
              local: bool = False, **kwargs: object) -> object:  # fmt: skip
         """Run a function on one host without the master's help, as ``salt-call`` does there."""
@@ -280,6 +306,27 @@ with salt.client.get_local_client("/etc/salt/master") as client:
                     returns[minion] = {"ret": entry["ret"], "retcode": entry.get("retcode", 0)}
         missing = sorted(set(job["minions"]) - set(returns))
 print(json.dumps({"returns": returns, "missing": missing}))
+"""
+
+
+# Runs on the master with Salt's Python, until its standard input is closed: how many states of how
+# many have run, by minion.
+TELL_PROGRESS = """
+import select, sys, time
+import salt.config, salt.utils.event
+options = salt.config.client_config("/etc/salt/master")
+done, told, shown = {}, time.monotonic(), ""
+with salt.utils.event.get_event("master", opts=options, listen=True) as bus:
+    while not select.select([sys.stdin], [], [], 0)[0]:
+        event = bus.get_event(wait=1, full=True)
+        tag = (event or {}).get("tag", "").split("/")
+        if tag[:2] == ["salt", "job"] and len(tag) > 4 and tag[3] == "prog":
+            count, of = done.get(tag[4], (0, 0))
+            done[tag[4]] = (count + 1, event["data"]["data"].get("len", of))
+        line = ", ".join(f"{name} {n}/{of}" for name, (n, of) in sorted(done.items()))
+        if line != shown and time.monotonic() - told >= 5:
+            print(line, flush=True)
+            told, shown = time.monotonic(), line
 """
 
 

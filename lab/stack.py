@@ -103,6 +103,7 @@ def _start_salt(lab: Lab) -> SaltMaster:
         file_roots=[f"{SHARED}/salt", ARTIFACTS],
         pillar_roots=["/srv/pillar", SECRETS],
         config={
+            "state_events": True,
             "ext_pillar": [{"openhim_recovery": "/var/lib/saltext-openhim/recovery"}],
             "peer": {".*": ["x509.sign_remote_certificate"]},
         },

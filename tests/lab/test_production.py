@@ -146,6 +146,11 @@ def test_no_secret_is_in_a_log_a_return_a_process_list_or_a_readable_file(produc
     for host in production.managed():
         leaks += [f"{host}: {leak}" for leak in _leaks(production.lab.host(host), needles)]
     assert leaks == []
+    # And it sings: what is planted is found.
+    host = production.lab.host("north-core")
+    host.write("/var/tmp/planted", f"password: {needles['mongodb_openhim']}\n", mode=0o644)
+    assert _leaks(host, needles) == ["/var/tmp/planted0644: mongodb_openhim"]
+    host.run(["rm", "/var/tmp/planted"])
 
 
 def _leaks(host, needles: dict[str, str]) -> list[str]:
@@ -218,6 +223,8 @@ def test_a_failover_after_the_site_is_lost_serves_at_the_other(production):
     assert members(production, "south-db1")["south-db1"] == "SECONDARY"
     assert production.master.run("openhim_dr.history", stack="example") == []
 
+    # As if the first try had died right after the decision: the next run goes on from there.
+    assert production.master.run("openhim_dr.failover_declare", **request)["resumed"] is False
     production.master.orchestrate("orch.failover", {"failover": request})
     (epoch,) = production.master.run("openhim_dr.history", stack="example")
     assert epoch["active_site"] == "south"

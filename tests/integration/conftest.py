@@ -41,6 +41,7 @@ class Site:
         roots: list[Path],
         events: Any,
         settings: Mapping[str, Any] | None = None,
+        log_level: str = "debug",
     ):
         self.kind = kind
         self.environment = environment
@@ -70,10 +71,16 @@ class Site:
                 "auto_accept": True,
                 **(settings or {}),
             },
-            overrides={"interface": "127.0.0.1", "worker_threads": 3},
+            overrides={
+                "interface": "127.0.0.1",
+                "worker_threads": 3,
+                "log_level_logfile": log_level,
+            },
         )
         self.minion = self.master.salt_minion_daemon(
-            HOST, defaults={"enable_fqdns_grains": False, "grains_cache": True}
+            HOST,
+            defaults={"enable_fqdns_grains": False, "grains_cache": True},
+            overrides={"log_level_logfile": log_level},
         )
 
     def salt(self, function: str, *arguments: Any, **named: Any) -> Answer:
@@ -142,11 +149,12 @@ def started(
     roots: list[Path],
     events: Any,
     settings: Mapping[str, Any] | None = None,
+    log_level: str = "debug",
 ) -> Iterator[Site]:
     """A site whose daemons run, and are gone afterwards; ``settings`` are the master's."""
     root = Path(tempfile.mkdtemp(prefix="salt-"))
     try:
-        site = Site(kind, environment, root, roots, events, settings)
+        site = Site(kind, environment, root, roots, events, settings, log_level)
         with site.running():
             yield site
     finally:

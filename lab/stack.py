@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from lab import artifacts, cache, secrets
+from lab import apt_repository, artifacts, cache, secrets
 from lab.host import HostSpec
 from lab.lab import Lab
 from lab.salt import SaltMaster
@@ -76,6 +76,7 @@ def started(pillar_folder: Path = EXAMPLE, upstreams: bool = True) -> Iterator[S
     folder = Path(tempfile.mkdtemp(prefix="stack-", dir=cache.directory()))
     try:
         _artifacts(folder / "artifacts")
+        apt_repository.signed(folder / "apt", folder / "artifacts" / "artifacts" / "mongodb.asc")
         secrets.write(pillar, folder / "secrets")
         hosts = [
             HostSpec(name, site=host["site"], address=host["address"])
@@ -86,7 +87,7 @@ def started(pillar_folder: Path = EXAMPLE, upstreams: bool = True) -> Iterator[S
             ARTIFACTS: folder / "artifacts",
             SECRETS: folder / "secrets",
             "/srv/pillar": pillar_folder,
-            APT: artifacts.mongodb_deb_repository(),
+            APT: folder / "apt",
         }
         with Lab.start(hosts=hosts, share=shares) as lab:
             if upstreams:

@@ -2,6 +2,18 @@
 # unit of its own.
 {%- set mongodb = pillar['openhim']['mongodb'] %}
 {%- set install = mongodb['install'] %}
+{%- set armored = install.get('key') and '.asc' not in install['repository'] %}
+{%- if armored %}
+# A key whose place (signed-by) does not end in .asc is taken out of its armor by Salt, with gpg.
+gpg is installed:
+  pkg.installed:
+    - name: gnupg
+    - require:
+      - openhim: the pillar is allowed
+    - require_in:
+      - pkgrepo: MongoDB's package repository is known
+{%- endif %}
+
 MongoDB's package repository is known:
   pkgrepo.managed:
     - name: {{ install['repository'] }}

@@ -22,7 +22,8 @@ openhim:
     version: 6.0.5
     install:
       method: package
-      repository: deb [trusted=yes] file:/srv/apt ./
+      repository: deb [signed-by=/etc/apt/keyrings/mongodb.asc] file:/srv/apt ./
+      key: salt://artifacts/mongodb.asc
       package: mongodb-org-server
     replica_sets:
       main:

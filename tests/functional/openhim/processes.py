@@ -95,6 +95,7 @@ class Database:
                 "--wiredTigerCacheSizeGB=0.25",
                 "--nounixsocket",
                 "--setParameter=diagnosticDataCollectionEnabled=false",
+                "--wiredTigerEngineConfigString=log=(file_max=2MB,prealloc=false)",
                 f"--logpath={self.directory / 'mongod.log'}",
                 *self._tls_arguments(),
             ],

@@ -66,7 +66,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         report
         for group in terminalreporter.stats.values()
         for report in group
-        if isinstance(report, pytest.TestReport)
+        if isinstance(report, pytest.TestReport) and report.start  # a worker that died has none
     ]
     terminalreporter.section("time of each layer")
     for layer in LAYERS:

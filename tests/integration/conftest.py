@@ -79,7 +79,11 @@ class Site:
         )
         self.minion = self.master.salt_minion_daemon(
             HOST,
-            defaults={"enable_fqdns_grains": False, "grains_cache": True},
+            defaults={
+                "enable_fqdns_grains": False,
+                "grains_cache": True,
+                "features": {"x509_v2": True},  # the default from Salt 3008 on
+            },
             overrides={"log_level_logfile": log_level},
         )
 

@@ -146,3 +146,22 @@ def test_the_failover_is_found(served: Site) -> None:
     done = served.run("state.orchestrate", "orch.failover", pillar={"failover": request})
     assert done.returncode != 0
     assert "Refused: confirm: found 'another'" in str(done.data)
+
+
+def test_what_pip_installs_needs_only_the_state_tree(remote: Remote, event_listener: Any) -> None:
+    """The wheel does not hold it: the first of the remotes serves it, and nothing is synced."""
+    settings = settings_of_the_readme(remote)
+    settings["gitfs_remotes"] = settings["gitfs_remotes"][:1]
+    with tempfile.TemporaryDirectory(prefix="installed-") as folder:
+        environment, empty = Path(folder) / "environment", Path(folder) / "empty"
+        environments.install(environment)
+        assert not list(environment.rglob("checked.sls"))
+        empty.mkdir()
+        with started("wheel", environment, [empty], event_listener, settings) as site:
+            assert set(site.salt("cp.list_master").data) >= set(remote.files("salt"))
+            synced = site.salt("saltutil.sync_all")
+            assert synced.returncode == 0
+            assert not any(synced.data.values()), synced.data
+            shown = site.salt("state.show_sls", "openhim")
+            assert shown.returncode == 0, shown.data
+            assert "the set openhim is healthy" in shown.data

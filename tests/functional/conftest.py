@@ -81,8 +81,6 @@ class Mongod:
         command = [self.binary, "--dbpath", data, "--port", self.port, "--bind_ip", "127.0.0.1"]
         command += ["--logpath", self.folder / "log", "--logappend", "--nounixsocket"]
         command += ["--wiredTigerCacheSizeGB", "0.25", "--oplogSize", "64"]
-        # The data lie in memory: without this, each server takes 300 MB of it for its journal.
-        command += ["--wiredTigerEngineConfigString", "log=(prealloc=false,file_max=10MB)"]
         command += ["--setParameter", "diagnosticDataCollectionEnabled=false"]
         command += ["--wiredTigerEngineConfigString", SMALL_JOURNAL]
         command += ["--replSet", self.set_name] if self.set_name else []

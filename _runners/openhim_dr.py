@@ -28,9 +28,7 @@ PING_TIMEOUT = 4
 ANSWER_TIMEOUT = 30
 
 
-def failover_plan(
-    to_site="", confirm="", reason="", declared_by="", disrupted_at=None, directory=record.DIRECTORY
-):
+def failover_plan(to_site="", confirm="", reason="", declared_by="", disrupted_at=None):
     """
     May OpenHIM move to another site now, and what would be done? Asks every declared host live and
     changes nothing.
@@ -50,9 +48,6 @@ def failover_plan(
     disrupted_at
         When the service was lost (ISO 8601 with zone), if it is known.
 
-    directory
-        Where the recovery records are.
-
     Returns the reasons against it (``refusals``), the hosts that gave no answer (``unseen``), and
     the plan.
 
@@ -66,15 +61,13 @@ def failover_plan(
         if disrupted_at is not None:
             moment(disrupted_at, "disrupted_at")
         request = failover.Request(to_site, confirm, reason, declared_by, disrupted_at)
-        return _failover_plan(request, directory)
+        return _failover_plan(request)
     except OpenHIMError as error:
         # A question deserves an answer, not a traceback: what cannot be planned is refused.
         return {"refusals": [str(error)]}
 
 
-def failover_declare(
-    to_site, confirm, reason, declared_by, disrupted_at=None, directory=record.DIRECTORY
-):
+def failover_declare(to_site, confirm, reason, declared_by, disrupted_at=None):
     """
     Write the decision into the recovery record, once it is allowed. Parameters as in
     :py:func:`failover_plan`. A failover that was declared and not concluded is continued: no second
@@ -87,7 +80,7 @@ def failover_declare(
         salt-run openhim_dr.failover_declare to_site=south confirm=example reason=fire \
             declared_by=Ada
     """
-    plan = failover_plan(to_site, confirm, reason, declared_by, disrupted_at, directory)
+    plan = failover_plan(to_site, confirm, reason, declared_by, disrupted_at)
     if plan["refusals"]:
         raise CommandExecutionError("the failover is refused:\n" + "\n".join(plan["refusals"]))
     if plan["resume"]:
@@ -95,7 +88,7 @@ def failover_declare(
     try:
         epoch = record.declare(
             confirm,
-            directory,
+            _directory(),
             parent=plan["parent"],
             kind="failover",
             active_site=to_site,
@@ -107,21 +100,67 @@ def failover_declare(
             disrupted_at=disrupted_at,
             evidence={"unseen": plan["unseen"], "sightings": plan["sightings"]},
         )
+        seen = _declaration(confirm)["openhim"].get("recovery", {})
     except OpenHIMError as error:
         raise CommandExecutionError(str(error)) from error
+    if seen.get("epoch") != epoch.number:
+        raise CommandExecutionError(
+            f"epoch {epoch.number} is on record, but the hosts' pillar says {seen.get('epoch')}: "
+            "see that the external pillar openhim_recovery loads (salt-run saltutil.sync_all)"
+        )
     return {"epoch": epoch.number, "resumed": False}
 
 
-def failover_conclude(stack, directory=record.DIRECTORY):
+def failover_withdraw(confirm, reason, declared_by):
+    """
+    Take a failover back that was declared and then refused: the stack is again what it was before.
+    Refuses once a member was promoted, because then the new history has begun.
+
+    confirm
+        The stack's name, typed out.
+
+    reason
+        Why, for the recovery record.
+
+    declared_by
+        Who takes it back.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run openhim_dr.failover_withdraw confirm=example reason='north is back' declared_by=Ada
+    """
+    try:
+        known = record.history(confirm, _directory())
+        pillar = _declaration(confirm)
+        target = settings.from_pillar(pillar)
+        problem = failover.withdrawal_problem(target, known, _sightings(target))
+        if problem:
+            raise Refused(problem)
+        before = failover.before(pillar["openhim"], known)
+        epoch = record.declare(
+            confirm,
+            _directory(),
+            parent=known[-1].id,
+            kind="withdrawal",
+            declared_by=declared_by,
+            reason=reason,
+            declared_at=_now(),
+            **before,
+        )
+    except OpenHIMError as error:
+        raise CommandExecutionError(str(error)) from error
+    return epoch.overlay()
+
+
+def failover_conclude(stack):
     """
     Prove that OpenHIM serves (a synthetic transaction, found again in MongoDB), measure RPO and
     RTO, and write them into the recovery record.
 
     stack
         The stack's name.
-
-    directory
-        Where the recovery records are.
 
     CLI Example:
 
@@ -130,7 +169,7 @@ def failover_conclude(stack, directory=record.DIRECTORY):
         salt-run openhim_dr.failover_conclude stack=example
     """
     try:
-        epoch = record.current(stack, directory)
+        epoch = record.current(stack, _directory())
         if epoch is None or epoch.kind != "failover":
             raise Refused(f"no failover of {stack!r} is on record; declare it first")
         if epoch.result is not None:
@@ -153,20 +192,40 @@ def failover_conclude(stack, directory=record.DIRECTORY):
             "synthetic": served,
             "promotion": promoted,
         }
-        return dict(record.conclude(stack, epoch.id, result, directory).result)
+        return dict(record.conclude(stack, epoch.id, result, _directory()).result)
     except OpenHIMError as error:
         raise CommandExecutionError(str(error)) from error
 
 
-def history(stack, directory=record.DIRECTORY):
+def failover_complete(stack):
+    """
+    Mark the failover as done to its last step: every host that is left has confirmed it.
+
+    stack
+        The stack's name.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run openhim_dr.failover_complete stack=example
+    """
+    try:
+        epoch = record.current(stack, _directory())
+        if epoch is None or epoch.kind != "failover" or epoch.result is None:
+            raise Refused(f"the newest recovery of {stack!r} is no failover that serves")
+        record.complete(stack, epoch.id, _now(), _directory())
+    except OpenHIMError as error:
+        raise CommandExecutionError(str(error)) from error
+    return True
+
+
+def history(stack):
     """
     The recovery record of a stack: every epoch, the oldest first.
 
     stack
         The stack's name.
-
-    directory
-        Where the recovery records are.
 
     CLI Example:
 
@@ -182,35 +241,24 @@ def history(stack, directory=record.DIRECTORY):
                 "reason": epoch.reason,
                 "declared_at": epoch.declared_at,
                 "result": epoch.result,
+                "completed_at": epoch.completed_at,
             }
-            for epoch in record.history(stack, directory)
+            for epoch in record.history(stack, _directory())
         ]
     except OpenHIMError as error:
         raise CommandExecutionError(str(error)) from error
 
 
-def _failover_plan(request, directory):
+def _failover_plan(request):
     pillar = _declaration(request.confirm)
     stack = settings.from_pillar(pillar)
-    epoch = record.current(stack.name, directory)
-    lost_sites = [stack.active_site]
-    if epoch and epoch.result is None and epoch.active_site == request.to_site:
-        lost_sites = list(epoch.lost_sites)
-    number = epoch.number if epoch else 0
-    if not epoch or epoch.result is not None:
-        number += 1
-    overlay = {
-        "epoch": number,
-        "kind": "failover",
-        "active_site": request.to_site,
-        "profile": "reduced",
-        "lost_sites": lost_sites,
-    }
+    epoch = record.current(stack.name, _directory())
     if request.to_site not in stack.sites:
         raise Refused(
             f"to_site: found {request.to_site!r}; declared sites are "
             f"{', '.join(sorted(stack.sites))}"
         )
+    overlay = failover.overlay(stack, request, epoch)
     target = settings.from_pillar(_with_overlay(pillar, overlay))
     sightings = _sightings(stack)
     verdict = failover.verdict(stack, target, request, sightings, epoch)
@@ -226,6 +274,17 @@ def _failover_plan(request, directory):
         "overlay": overlay,
         "sightings": {s.host: dict(s.members) for s in sightings if s.answered},
     }
+
+
+def _directory():
+    """Where the external pillar reads the recovery records, and so where they are written."""
+    for entry in __opts__.get("ext_pillar") or []:
+        if "openhim_recovery" in entry:
+            return entry["openhim_recovery"] or record.DIRECTORY
+    raise Refused(
+        "the master's ext_pillar has no openhim_recovery, so its hosts would never learn of a "
+        f"recovery; configure ext_pillar: [{{openhim_recovery: {record.DIRECTORY}}}]"
+    )
 
 
 def _declaration(stack):

@@ -560,6 +560,9 @@ def _declared(core):
     makers = {
         "clients": lambda api, key, value: objects.client_plan(core, api, key, value),
         "channels": lambda api, key, value: objects.channel_plan(core, api, key, value),
+        "roles": lambda api, key, value: objects.role_plan(
+            api, key, value.get("channels") or [], value.get("clients") or []
+        ),
         "users": lambda api, key, value: objects.user_plan(core, api, key, value),
         "mediators": lambda api, key, value: objects.mediator_plan(core, api, key, value),
     }

@@ -94,9 +94,9 @@ def _play(story: Story, running: stack.Stack) -> dict[str, Any]:
         plan = running.master.run("openhim_dr.failover_plan", **{**request, "confirm": "exmaple"})
         raise_unless(plan["refusals"], "a failover with a wrong confirmation was not refused")
         story.say("\n".join(plan["refusals"]))
-    with story.step(f"The failover: `salt-run state.orchestrate orch.failover`, to {SURVIVOR}"):
-        with running.master.progress(story.say):
-            result = _failover(running, request)
+    title = f"The failover: `salt-run state.orchestrate orch.failover`, to {SURVIVOR}"
+    with story.step(title), running.master.progress(story.say):
+        result = _failover(running, request)
     with story.step(f"The clinics go on at {SURVIVOR}, until {ORDERS_AFTER} more are acknowledged"):
         _wait_for(lambda: len(acknowledged_at(log, running, SURVIVOR)) >= ORDERS_AFTER, 120)
         clinics.stop(30)

@@ -105,7 +105,7 @@ def _start_salt(lab: Lab) -> SaltMaster:
         pillar_roots=["/srv/pillar", SECRETS],
         config={
             "state_events": True,
-            "ext_pillar": [{"openhim_recovery": "/var/lib/saltext-openhim/recovery"}],
+            "ext_pillar": [{"openhim_recovery": "/var/lib/openhim-recovery"}],
             "peer": {".*": ["x509.sign_remote_certificate"]},
         },
     )

@@ -91,6 +91,9 @@ mongod of {{ instance.set }} runs:
     - enable: true
     - require:
       - mongod is installed
+{%- if pillar['openhim'].get('firewall', {}).get('enabled') %}
+      - openhim_firewall: only declared ports are open
+{%- endif %}
       - file: mongod of {{ instance.set }} has a data folder
       - file: mongod of {{ instance.set }} has a unit
       - file: the members share a key

@@ -58,6 +58,9 @@ OpenHIM runs:
     - enable: true
     - require:
       - openhim: OpenHIM's databases take writes
+{%- if pillar['openhim'].get('firewall', {}).get('enabled') %}
+      - openhim_firewall: only declared ports are open
+{%- endif %}
     - watch:
       - openhim: OpenHIM is installed
       - openhim: OpenHIM is configured

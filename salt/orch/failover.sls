@@ -15,12 +15,23 @@
 {%- else %}
 {%- set overlay = {'openhim': {'recovery': plan.overlay}, 'failover': request} %}
 
+{#- Asked before anything is on record: what would be refused must not become the hosts' pillar. #}
+{%- for set, host in plan.promote.items() %}
+
+The distant member of {{ set }} may become the primary:
+  salt.state:
+    - tgt: {{ host }}
+    - sls: mongodb.promoted
+    - pillar: {{ dict(overlay, promote=set) | json }}
+    - test: true
+    - failhard: true
+{%- endfor %}
+
 The decision is on record:
   salt.runner:
     - name: openhim_dr.failover_declare
     - kwarg: {{ request | json }}
     - failhard: true
-
 
 Every host that is left knows it:
   salt.function:
@@ -28,8 +39,6 @@ Every host that is left knows it:
     - tgt: {{ plan.hosts | json }}
     - tgt_type: list
     - kwarg: {wait: true}
-    - require:
-      - salt: The decision is on record
     - failhard: true
 
 {%- for set, host in plan.promote.items() %}
@@ -38,11 +47,7 @@ The distant member of {{ set }} is the primary:
   salt.state:
     - tgt: {{ host }}
     - sls: mongodb.promoted
-    - pillar: {{ overlay | json }}
-    - require:
-      - salt: The decision is on record
-    - require_in:
-      - salt: OpenHIM serves at {{ request.to_site }}
+    - pillar: {{ dict(overlay, promote=set) | json }}
     - failhard: true
 {%- endfor %}
 
@@ -58,8 +63,6 @@ A transaction goes through and is found again:
   salt.runner:
     - name: openhim_dr.failover_conclude
     - kwarg: {stack: {{ request.confirm | json }}}
-    - require:
-      - salt: OpenHIM serves at {{ request.to_site }}
     - failhard: true
 
 Every host that is left confirms the new reality:
@@ -68,6 +71,10 @@ Every host that is left confirms the new reality:
     - tgt_type: list
     - highstate: true
     - pillar: {{ overlay | json }}
-    - require:
-      - salt: A transaction goes through and is found again
+    - failhard: true
+
+The failover is done:
+  salt.runner:
+    - name: openhim_dr.failover_complete
+    - kwarg: {stack: {{ request.confirm | json }}}
 {%- endif %}

@@ -7,7 +7,10 @@ older ones stay as history.
 from __future__ import annotations
 
 import fcntl
+import grp
 import json
+import os
+import pwd
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,8 +23,8 @@ from saltext.openhim.errors import OpenHIMError
 from saltext.openhim.recovery import epochs
 from saltext.openhim.recovery.epochs import Epoch
 
-#: Where the records are on the master.
-DIRECTORY = "/var/lib/saltext-openhim/recovery"
+#: Where the records are on the master: a folder of the user whom the master runs as.
+DIRECTORY = "/var/lib/openhim-recovery"
 
 #: What a stack may be called; it is also a file's name here.
 STACK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
@@ -77,6 +80,12 @@ def conclude(
     return next(epoch for epoch in known if epoch.id == epoch_id)
 
 
+def complete(stack: str, epoch_id: str, at: str, directory: str | Path = DIRECTORY) -> None:
+    """Mark an epoch as done to its last step; ``at`` is ISO 8601."""
+    with _locked(stack, directory):
+        _write(stack, directory, epochs.completed(history(stack, directory), epoch_id, at))
+
+
 def _path(stack: str, directory: str | Path) -> Path:
     if not STACK_NAME.fullmatch(stack or ""):
         raise OpenHIMError(
@@ -88,12 +97,22 @@ def _path(stack: str, directory: str | Path) -> Path:
 @contextmanager
 def _locked(stack: str, directory: str | Path) -> Iterator[None]:
     path = _path(stack, directory)
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with path.with_suffix(".lock").open("w") as lock:
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = path.with_suffix(".lock").open("w")
+    except OSError as error:
+        user = pwd.getpwuid(os.geteuid()).pw_name
+        raise OpenHIMError(
+            f"the recovery record cannot be written: {error}. Make its folder for the user of the "
+            f"master: install -d -o {user} -m 700 {path.parent}"
+        ) from error
+    with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
 def _write(stack: str, directory: str | Path, known: list[Epoch]) -> None:
     text = json.dumps([asdict(epoch) for epoch in known], indent=2, sort_keys=True)
-    files.write(str(_path(stack, directory)), text.encode(), 0o600)
+    user = pwd.getpwuid(os.geteuid())
+    group = grp.getgrgid(os.getegid()).gr_name
+    files.write(str(_path(stack, directory)), text.encode(), 0o600, user.pw_name, group)

@@ -68,14 +68,14 @@ def test_probe_tells_one_silence_from_another(three, call, cluster_factory):
         mongod.kill()
 
 
-def test_a_frozen_member_is_unreachable_and_not_absent(three, call):
+def test_a_frozen_member_is_silent_and_not_absent(three, call):
     frozen = three.members["north-db2"]
     frozen.signal(19)
     try:
         found = call("probe", frozen.name)[frozen.name]
     finally:
         frozen.signal(18)
-    assert found["kind"] == "unreachable"
+    assert found["kind"] == "silent"
     assert "timed out" in found["words"]
 
 

@@ -101,7 +101,8 @@ def test_no_promotion_while_any_primary_is_visible_from_anywhere(member):
 
 
 @pytest.mark.parametrize(
-    "state", ["SECONDARY", "RECOVERING", "STARTUP2", "ROLLBACK", "member", "unauthorized"]
+    "state",
+    ["SECONDARY", "RECOVERING", "STARTUP2", "ROLLBACK", "member", "unauthorized", "silent"],
 )
 def test_a_site_where_any_mongod_answers_is_not_lost(state):
     verdict = decide(sightings=seeing("south-db1", members={**GONE, "rs/north-db2:27017": state}))
@@ -151,7 +152,64 @@ class TestACrashedFailover:
         assert len(verdict.refusals) == 1
         assert verdict.refusals[0].startswith("rs/north-db1:27017 is PRIMARY")
 
-    def test_is_not_run_again_once_it_was_concluded(self):
-        verdict = decide(sightings=self.promoted, newest=epoch(result={"x": 1}), overlay=OVERLAY)
+    def test_goes_on_after_it_served_until_every_host_has_confirmed_it(self):
+        served = epoch(result={"rto_seconds": 1})
+        assert decide(sightings=self.promoted, newest=served, overlay=OVERLAY).resume == "a"
+
+    def test_is_not_run_again_once_it_is_done(self):
+        done = epoch(result={"rto_seconds": 1}, completed_at="2026-01-31T12:01:00+00:00")
+        verdict = decide(sightings=self.promoted, newest=done, overlay=OVERLAY)
         assert any("already is 'south'" in refusal for refusal in verdict.refusals)
         assert verdict.resume is None
+
+
+class TestTheOverlay:
+    """What a failover would lay over the declaration."""
+
+    def test_of_the_first_failover_gives_up_the_active_site(self):
+        stack = settings.from_pillar({"openhim": DECLARED})
+        assert failover.overlay(stack, REQUEST, None) == {**OVERLAY, "kind": "failover"}
+
+    def test_of_a_crashed_one_is_its_own(self):
+        stack = settings.from_pillar({"openhim": {**DECLARED, "recovery": OVERLAY}})
+        assert failover.overlay(stack, REQUEST, epoch()) == epoch().overlay()
+
+    def test_of_the_next_one_keeps_in_mind_what_was_lost_before(self):
+        three = {**DECLARED, "sites": {"north": {}, "south": {}, "west": {}}}
+        stack = settings.from_pillar({"openhim": {**three, "recovery": OVERLAY}})
+        done = epoch(result={}, completed_at="2026-01-31T12:01:00+00:00")
+        found = failover.overlay(stack, replace(REQUEST, to_site="west"), done)
+        assert found["lost_sites"] == ["north", "south"]
+        assert found["epoch"] == 2
+
+
+class TestAWithdrawal:
+    """A failover that was declared, and must not go on after all."""
+
+    target = settings.from_pillar({"openhim": {**DECLARED, "recovery": OVERLAY}})
+
+    def problem(self, sightings=SEEN, newest=None):
+        return failover.withdrawal_problem(self.target, [newest or epoch()], sightings)
+
+    def test_is_possible_while_the_survivor_is_not_promoted(self):
+        assert self.problem() is None
+
+    def test_restores_what_was_before(self):
+        declared = {"active_site": "north", "profile": "production", "lost_sites": ()}
+        assert failover.before(DECLARED, [epoch()]) == declared
+        earlier = epoch(active_site="west", lost_sites=("east",))
+        expected = {"active_site": "west", "profile": "reduced", "lost_sites": ("east",)}
+        assert failover.before(DECLARED, [earlier, epoch()]) == expected
+
+    def test_is_refused_once_the_survivor_is_primary(self):
+        promoted = seeing("south-db1", members={**GONE, "rs/south-db1:27017": "PRIMARY"})
+        assert "its history has begun" in self.problem(promoted)
+
+    @pytest.mark.parametrize("answer", ["unreachable", "silent"])
+    def test_is_refused_while_nobody_knows(self, answer):
+        blind = seeing("south-db1", members={**GONE, "rs/south-db1:27017": answer})
+        assert "nobody knows" in self.problem(blind)
+
+    @pytest.mark.parametrize("newest", [epoch(kind="withdrawal"), epoch(result={"x": 1})])
+    def test_of_nothing_is_refused(self, newest):
+        assert "nothing to take back" in self.problem(newest=newest)

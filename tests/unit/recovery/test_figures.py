@@ -25,10 +25,11 @@ def test_an_unknown_disruption_leaves_both_unknown_and_says_so():
     assert "nobody said when it was" in found["notes"][0]
 
 
-def test_an_unknown_last_write_leaves_rpo_unknown():
-    found = figures("2026-01-31T12:00:00Z", "2026-01-31T12:05:00Z", "2026-01-31T12:05:30Z", [])
+@pytest.mark.parametrize("told", [[], [None], ["2026-01-31T11:59:58Z", None]])
+def test_an_unknown_last_write_leaves_rpo_unknown(told):
+    found = figures("2026-01-31T12:00:00Z", "2026-01-31T12:05:00Z", "2026-01-31T12:05:30Z", told)
     assert found["rpo_seconds"] is None
-    assert "no member told its last write" in found["notes"][0]
+    assert "a promoted member has no older write" in found["notes"][0]
 
 
 @pytest.mark.parametrize("text", ["yesterday", "2026-01-31T12:00:00", "12:00", ""])

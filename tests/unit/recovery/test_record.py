@@ -78,4 +78,4 @@ def test_a_crash_while_writing_leaves_the_record_as_it_was(tmp_path, monkeypatch
     with pytest.raises(OSError, match="disk full"):
         record.declare("example", tmp_path, parent=first.id, **VALUES)
     assert record.current("example", tmp_path) == first
-    assert [p.name for p in tmp_path.iterdir() if "partial" in p.name] == []
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["example.json", "example.lock"]

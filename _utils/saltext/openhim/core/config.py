@@ -18,7 +18,7 @@ DEFAULT_PORTS = {"api": 8080, "http": 5001, "https": 5000}
 MASK = "**********"
 
 _SECRET_KEYS = re.compile(
-    r"pass(word|phrase|wd)?|secret|.*secret|.*secretorpublickey|sessionkey|apiid|apikey|.*token|key",
+    r"pass(word|phrase|wd)?|secret|.*secret|.*secretorpublickey|sessionkey|apiid|apikey|.*token|customtokenid|key",
     re.IGNORECASE,
 )
 _URL_PASSWORD = re.compile(r"(://[^:/@\s]*):[^@\s]*@")

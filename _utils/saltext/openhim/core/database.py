@@ -21,6 +21,8 @@ def wait_writable(core: CoreHost, timeout: float = 60.0) -> float:
 
     The proof is a linearizable read: the primary answers it only after a majority has acknowledged
     an empty entry in the oplog. So a write is proven possible and none is left behind.
+    Where a write must be on every site, a deletion of nothing is added: it waits until the newest
+    entry of the oplog is where the write concern wants it.
 
     timeout: seconds for both. Raises :class:`~saltext.openhim.errors.Unauthorized` when OpenHIM's
     user is not accepted by then (its user may still be on its way), or
@@ -51,6 +53,9 @@ def _problem(core: CoreHost, kind: str, seconds: float) -> Unauthorized | Unreac
                 "transactions", read_concern=ReadConcern("linearizable")
             )
             collection.find_one({"_id": None}, max_time_ms=int(seconds * 1000))
+            if database.replica_set.write_modes:
+                # A majority may be there while a site is not.
+                collection.delete_one({"_id": {"$in": []}})
     except OperationFailure as error:
         if error.code in _REFUSED:
             user = core.declared.get("database_user", "openhim")

@@ -37,6 +37,8 @@ NOBODY = "nobody"
 
 #: What :func:`probe` may find.
 UNREACHABLE = "unreachable"
+#: Something takes connections there and does not speak to us: a frozen mongod, TLS that fails.
+SILENT = "silent"
 NOT_REPLICA_SET = "not a replica-set mongod"
 NOT_INITIATED = "not initiated"
 WRONG_KEYFILE = "wrong keyfile"
@@ -331,7 +333,7 @@ def probe(address: str, access: Access, name: str | None = None) -> Observation:
             hello = client.admin.command("hello")
             keyless = _without_authentication(client)
     except OpenHIMError as error:
-        return Observation(name, UNREACHABLE, str(error))
+        return Observation(name, SILENT, str(error))
     if hello.get("setName"):
         return _observed_member(name, address, access, hello)
     if not hello.get("isreplicaset"):
@@ -359,7 +361,7 @@ def _observed_outsider(name: str, address: str, access: Access) -> Observation:
         detail = "it does not accept our keyfile" if access.keyfile else str(error)
         return Observation(name, kind, detail)
     except OpenHIMError as error:
-        return Observation(name, UNREACHABLE, str(error))
+        return Observation(name, SILENT, str(error))
     if not kept:
         return Observation(name, NOT_INITIATED)
     return Observation(

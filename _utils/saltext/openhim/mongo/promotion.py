@@ -19,6 +19,7 @@ from pymongo.write_concern import WriteConcern
 from saltext.openhim.errors import OpenHIMError, Refused, Unreachable
 from saltext.openhim.mongo.connection import (
     MEMBER,
+    SILENT,
     UNREACHABLE,
     NotPrimary,
     Observation,
@@ -187,6 +188,10 @@ def other_primaries(evidence: Evidence) -> list[str]:
     for seen in evidence.observations.values():
         if seen.is_primary and seen.name != evidence.own_name:
             reasons.append(f"a primary answers: {seen.words}")
+        if seen.kind == SILENT and seen.name != evidence.own_name:
+            reasons.append(
+                f"something is there that may wake up as the primary: {seen.words}; shut it off"
+            )
     return reasons
 
 

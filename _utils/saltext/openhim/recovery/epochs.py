@@ -20,7 +20,8 @@ class Epoch:
 
     number: counts from 1. id: unique. parent: the ID of the epoch before, or None for the first.
     kind: ``failover`` and, later, the other verbs. Times are ISO 8601 with a zone. evidence: what
-    was seen when it was declared; result: what was measured when it was done, None until then.
+    was seen when it was declared; result: what was measured when it served, None until then.
+    completed_at: when every host that is left had confirmed it, None until then.
     """
 
     number: int
@@ -37,6 +38,7 @@ class Epoch:
     disrupted_at: str | None = None
     evidence: Mapping[str, Any] = field(default_factory=dict)
     result: Mapping[str, Any] | None = None
+    completed_at: str | None = None
 
     def overlay(self) -> dict[str, Any]:
         """What this epoch lays over the declaration, as ``openhim:recovery`` in the pillar."""
@@ -107,5 +109,13 @@ def concluded(history: Sequence[Epoch], epoch_id: str, result: Mapping[str, Any]
         replace(epoch, result=dict(result))
         if epoch.id == epoch_id and epoch.result is None
         else epoch
+        for epoch in history
+    ]
+
+
+def completed(history: Sequence[Epoch], epoch_id: str, at: str) -> list[Epoch]:
+    """The history with one epoch marked as done to its last step."""
+    return [
+        replace(epoch, completed_at=epoch.completed_at or at) if epoch.id == epoch_id else epoch
         for epoch in history
     ]

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from saltext.openhim.recovery.epochs import Epoch
 from saltext.openhim.settings import Stack
 
-#: The one answer which says that nothing listens there, as far as this host can tell. Any other,
-#: "unauthorized" among them, comes from a mongod that runs.
+#: The one answer which says that nothing takes connections there, as far as this host can tell. Any
+#: other, "unauthorized" and "silent" among them, comes from something that runs.
 UNREACHABLE = "unreachable"
 
 
@@ -75,6 +76,24 @@ class Verdict:
         return not self.refusals
 
 
+def overlay(stack: Stack, request: Request, epoch: Epoch | None) -> dict[str, Any]:
+    """What the failover would lay over the declaration: that of the epoch which it continues, or
+    the next one's.
+
+    Sites that were given up before stay given up; the one that takes over is not among them.
+    """
+    if epoch and _resumes(request, epoch):
+        return epoch.overlay()
+    lost = {stack.active_site, *(epoch.lost_sites if epoch else ())} - {request.to_site}
+    return {
+        "epoch": (epoch.number if epoch else 0) + 1,
+        "kind": "failover",
+        "active_site": request.to_site,
+        "profile": "reduced",
+        "lost_sites": sorted(lost),
+    }
+
+
 def verdict(
     stack: Stack,
     target: Stack,
@@ -88,7 +107,7 @@ def verdict(
     what every host that was asked has seen. epoch: the newest one, or None.
     """
     resume = _resumes(request, epoch)
-    lost_sites = epoch.lost_sites if resume and epoch else (stack.active_site,)
+    lost_sites = target.lost_sites
     answered = {sighting.host for sighting in sightings if sighting.answered}
     unseen = tuple(sorted({sighting.host for sighting in sightings} - answered))
     promote = {name: rs.initiator.host.id for name, rs in sorted(target.replica_sets.items())}
@@ -116,12 +135,46 @@ def verdict(
     )
 
 
+def withdrawal_problem(
+    target: Stack, history: Sequence[Epoch], sightings: Sequence[Sighting]
+) -> str | None:
+    """Why the newest failover cannot be taken back; None when it can.
+
+    target: the stack as the failover has it. Once a member of it is primary, there may be writes
+    that exist only there.
+    """
+    newest = history[-1] if history else None
+    if newest is None or newest.kind != "failover" or newest.result is not None:
+        return "the newest recovery is no failover that is still under way; nothing to take back"
+    for name, replica_set in sorted(target.replica_sets.items()):
+        survivor = f"{name}/{replica_set.initiator.name}"
+        seen = [s.members.get(survivor) for s in sightings if s.answered and s.members]
+        if "PRIMARY" in seen:
+            return f"{survivor} was promoted: its history has begun; finish the failover instead"
+        if not seen or set(seen) & {None, UNREACHABLE, "silent"}:
+            return f"{survivor} cannot be asked by every host, so nobody knows if it was promoted"
+    return None
+
+
+def before(declared: Mapping[str, Any], history: Sequence[Epoch]) -> dict[str, Any]:
+    """Which site was active, in which profile, before the newest epoch."""
+    if len(history) > 1:
+        last = history[-2]
+        return {
+            "active_site": last.active_site,
+            "profile": last.profile,
+            "lost_sites": last.lost_sites,
+        }
+    profile = declared.get("profile", "production")
+    return {"active_site": declared["active_site"], "profile": profile, "lost_sites": ()}
+
+
 def _resumes(request: Request, epoch: Epoch | None) -> bool:
     return (
         epoch is not None
         and epoch.kind == "failover"
         and epoch.active_site == request.to_site
-        and epoch.result is None
+        and epoch.completed_at is None
     )
 
 

@@ -35,11 +35,12 @@ def figures(
     disrupted_at: str | None,
     declared_at: str,
     served_at: str,
-    survived_until: Iterable[str],
+    survived_until: Iterable[str | None],
 ) -> dict[str, Any]:
     """RPO and RTO of a recovery, in seconds.
 
-    survived_until: for each replica set, the time of the last write that its promoted member had.
+    survived_until: for each replica set, the time of the last write that its promoted member had;
+    None where it could not tell.
     What cannot be known is None, and a sentence beside it says why.
     """
     served = moment(served_at, "served_at")
@@ -52,7 +53,9 @@ def figures(
         "rpo_seconds": None,
         "notes": [],
     }
-    kept = sorted(survived_until, key=lambda text: moment(text, "survived_until"))
+    told = list(survived_until)
+    known = [text for text in told if text is not None]
+    kept = sorted(known, key=lambda text: moment(text, "survived_until"))
     found["survived_until"] = kept[0] if kept else None
     if disrupted_at is None:
         found["notes"].append(
@@ -61,8 +64,8 @@ def figures(
         return found
     disrupted = moment(disrupted_at, "disrupted_at")
     found["rto_seconds"] = _seconds(served, disrupted)
-    if not kept:
-        found["notes"].append("RPO is not known, because no member told its last write")
+    if not told or len(known) < len(told):
+        found["notes"].append("RPO is not known, because a promoted member has no older write")
         return found
     found["rpo_seconds"] = max(0.0, _seconds(disrupted, moment(kept[0], "survived_until")))
     found["notes"].append(

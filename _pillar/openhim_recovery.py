@@ -10,7 +10,7 @@ Master configuration:
 .. code-block:: yaml
 
     ext_pillar:
-      - openhim_recovery: /var/lib/saltext-openhim/recovery
+      - openhim_recovery: /var/lib/openhim-recovery
 """
 
 import logging

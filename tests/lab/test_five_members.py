@@ -251,6 +251,27 @@ def test_a_pillar_that_is_not_allowed_touches_nothing_on_any_host_and_says_why(f
         assert changed({host: ran}) == []
 
 
+def test_while_a_site_is_cut_off_openhim_acknowledges_nothing_and_it_is_told_why(five):
+    def asked(function: str, *arguments: int) -> tuple[int, object]:
+        answer = five.master.salt(["north-core"], function, *arguments)["north-core"]
+        return five.master.retcodes["north-core"], answer
+
+    five.lab.isolate_host(WITNESS)  # the only one of its site that votes
+    try:
+        failed, said = asked("openhim.database_writable", 10)
+        assert failed
+        assert "main database him on the replica set main cannot take a write now" in said
+        assert "waiting for replication timed out" in said
+        failed, said = asked("openhim.synthetic")
+        assert failed, said
+    finally:
+        five.lab.rejoin_host(WITNESS)
+    five.master.wait_for([WITNESS])
+    assert asked("openhim.database_writable", 60)[0] == 0
+    # OpenHIM 4 may have ended over the write that it could not make; its master starts it again.
+    wait_for(lambda: asked("openhim.synthetic")[0] == 0, 60, "a transaction is taken again")
+
+
 def test_without_the_primarys_site_both_sets_elect_another_by_themselves(five):
     five.lab.kill_site("north")
 

@@ -14,6 +14,8 @@ from datetime import datetime
 import pytest
 
 from lab import demo, stack, traffic
+from tests.lab import fleet
+from tests.lab.fleet import changed, failures, highstate, reaches, wait_for
 
 REQUEST = {
     "to_site": "south",
@@ -36,59 +38,15 @@ def first(production: stack.Stack) -> dict[str, dict]:
     return highstate(production)
 
 
-def highstate(running: stack.Stack, target="*", **options) -> dict[str, dict]:
-    """The state returns of a highstate by host; fails where a host did not run it."""
-    results = running.master.salt(target, "state.highstate", timeout=600, **options)
-    for host, states in results.items():
-        assert isinstance(states, dict), f"{host}: {states}"
-    return results
-
-
-def failures(results: dict[str, dict]) -> list[str]:
-    return [
-        f"{host}: {state['__id__']}: {state['comment']}"
-        for host, states in results.items()
-        for state in states.values()
-        if state["result"] is False
-    ]
-
-
-def changed(results: dict[str, dict]) -> list[str]:
-    return [
-        f"{host}: {state['__id__']}: {state['changes'] or state['comment']}"
-        for host, states in results.items()
-        for state in states.values()
-        if state["changes"] or state["result"] is None
-    ]
-
-
 def members(running: stack.Stack, host: str) -> dict[str, str]:
     """What every member of the set answers to one host."""
-    seen = running.master.salt([host], "openhim_dr.sighting")[host]["members"]
+    seen = fleet.members(running, host)
     return {name.removeprefix("openhim/").removesuffix(":27017"): s for name, s in seen.items()}
 
 
 def moment_of(text: str) -> float:
     """Seconds since 1970 of an ISO 8601 time."""
     return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
-
-
-def wait_for(condition, seconds: float, what: str) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.5)
-
-
-def reaches(process_host, address: str, port: int) -> bool:
-    """Whether a host can open a TCP connection, by trying."""
-    script = (
-        "import socket, sys\n"
-        "try: socket.create_connection((sys.argv[1], int(sys.argv[2])), 2)\n"
-        "except OSError: sys.exit(1)"
-    )
-    done = process_host.run(["python3", "-c", script, address, str(port)], check=False)
-    return done.returncode == 0
 
 
 def test_one_highstate_on_all_hosts_at_once_brings_production_up(production, first):

@@ -48,6 +48,7 @@ class Lab:
         share: Mapping[str, str | Path] | None = None,
         names: Mapping[str, str] | None = None,
         boot: bool = True,
+        belongings: Iterable[Path] = (),
     ) -> Lab:
         """Boot hosts, all at the same time, and return the lab that holds them.
 
@@ -57,6 +58,7 @@ class Lab:
             folder here
         :param names: further names for every host's /etc/hosts, with their addresses
         :param boot: whether the hosts are powered on; otherwise ``host.boot()`` does
+        :param belongings: folders of this machine that are removed with the lab
         :raises LabError: when this machine cannot run a lab, or a host does not boot
         """
         specs = list(hosts)
@@ -69,6 +71,7 @@ class Lab:
             "share": {place: str(folder) for place, folder in (share or {}).items()},
             "names": dict(names or {}),
             "image": str(image.root()),
+            "belongings": [str(folder) for folder in belongings],
         }
         lab = cls(_claim(description), description)
         try:

@@ -73,6 +73,8 @@ def reap(lab_id: str) -> None:
             network.remove_namespace(name)
         for point in _mounts_below(folder_of(lab_id)):
             cache.call(["umount", "--lazy", point])
+        for belonging in labs().get(lab_id, {}).get("belongings", ()):
+            cache.remove(Path(belonging))
         cache.remove(disks_of(lab_id))
         cache.remove(folder_of(lab_id))
         Path(lock.name).unlink(missing_ok=True)

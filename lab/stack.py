@@ -89,7 +89,7 @@ def started(pillar_folder: Path = EXAMPLE, upstreams: bool = True) -> Iterator[S
             "/srv/pillar": pillar_folder,
             APT: folder / "apt",
         }
-        with Lab.start(hosts=hosts, share=shares) as lab:
+        with Lab.start(hosts=hosts, share=shares, belongings=[folder]) as lab:
             if upstreams:
                 _start_upstreams(lab)
             yield Stack(lab, _start_salt(lab), pillar, folder)

@@ -335,9 +335,10 @@ def test_another_process_can_take_part(lab: Lab) -> None:
 
 
 START_AND_WAIT = """
-import signal
+import signal, sys
 from lab import HostSpec, Lab
-lab = Lab.start(hosts=[HostSpec("a", "north", "10.20.1.11", disks={"/var/lib/small": "4M"})])
+host = HostSpec("a", "north", "10.20.1.11", disks={"/var/lib/small": "4M"})
+lab = Lab.start(hosts=[host], belongings=sys.argv[1:])
 lab.process("p", "10.20.1.50", "north", ["sleep", "1000"])
 lab.slow_site("north", 5)
 print(lab.id, flush=True)
@@ -346,10 +347,12 @@ signal.pause()
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_nothing_stays_when_the_owner_is_killed(number: int) -> None:
+def test_nothing_stays_when_the_owner_is_killed(number: int, tmp_path: Path) -> None:
+    secrets = tmp_path / "secrets"
+    secrets.mkdir()
     owner = subprocess.Popen(
-        [sys.executable, "-c", START_AND_WAIT], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True, cwd=REPOSITORY,
+        [sys.executable, "-c", START_AND_WAIT, secrets], stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True, cwd=REPOSITORY,
     )  # fmt: skip
     lab_id = owner.stdout.readline().strip()
     try:
@@ -358,6 +361,7 @@ def test_nothing_stays_when_the_owner_is_killed(number: int) -> None:
         owner.send_signal(number)
         owner.communicate(timeout=30)
     assert wait_until(lambda: remains(lab_id) == []), remains(lab_id)
+    assert not secrets.exists()
 
 
 def test_the_next_lab_removes_what_owner_and_watchdog_could_not() -> None:

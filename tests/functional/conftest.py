@@ -30,6 +30,8 @@ from tests import ports
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ELECTION_TIMEOUT_MS = 1500
+#: Seconds after which what is sure to come is given up: many, for a busy machine is no failure.
+PATIENCE = 180
 #: Else each mongod takes 300 MB before it has a document: three files of a journal, in memory here.
 SMALL_JOURNAL = "log=(file_max=2MB,prealloc=false)"
 
@@ -44,7 +46,7 @@ def mongod_binary():
     return artifacts.mongod()
 
 
-def eventually(condition, timeout=30, what="it"):
+def eventually(condition, timeout=PATIENCE, what="it"):
     """The first true answer of a condition; the test fails when there is none in time."""
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
@@ -169,7 +171,7 @@ class Cluster:
                 found[host] = "primary" if hello.get("isWritablePrimary") else other
         return found
 
-    def primary(self, timeout=30):
+    def primary(self, timeout=PATIENCE):
         """The minion ID of the one primary, as soon as there is one."""
 
         def the_one():
@@ -296,11 +298,11 @@ def replica_set(cluster_factory):
 
     def make(members, **arguments):
         cluster = cluster_factory(members, **arguments)
-        on_all_hosts(cluster, change.initiate, timeout=60)
+        on_all_hosts(cluster, change.initiate, timeout=PATIENCE)
         known = cluster.pillar["openhim"]["secrets"]
         for user, entry in cluster.pillar["openhim"]["mongodb"]["users"].items():
             password = known[entry["secret"]]
-            on_all_hosts(cluster, users.ensure, user, password, entry["roles"], timeout=30)
+            on_all_hosts(cluster, users.ensure, user, password, entry["roles"], timeout=PATIENCE)
         return cluster
 
     return make

@@ -1,5 +1,6 @@
 """A minion whose /etc and /var/lib are thrown away after the test, and kept between its calls."""
 
+import functools
 import json
 import os
 import subprocess
@@ -10,18 +11,30 @@ INSIDE = Path(__file__).with_name("inside.py")
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
+@functools.cache
+def _salt():
+    """The process that forks for each call; it ends when its stdin does, so with this one."""
+    return subprocess.Popen(
+        [sys.executable, str(INSIDE)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY / "_utils")},
+        text=True,
+    )
+
+
 class Minion:
     """One host's minion: its pillar, its options, and its disk.
 
-    command: what starts the loader in a mount namespace of its own (and in which network).
+    network: the path of the network namespace that it is in; this machine's when left out.
     """
 
-    def __init__(self, name, pillar, folder, command):
+    def __init__(self, name, pillar, folder, network=None):
         self.name = name
         self.pillar = pillar
         self.opts = {"file_client": "local"}
         self.folder = folder
-        self._command = command
+        self._network = network
         (folder / "modules").mkdir(parents=True)
 
     def module(self, function, *args, **kwargs):
@@ -61,16 +74,12 @@ class Minion:
         request = {
             "opts": opts,
             "overlay": str(self.folder / "disk"),
+            "network": self._network,
             "calls": [[kind, function, args, kwargs]],
         }
-        command = [*self._command, sys.executable, str(INSIDE)]
-        done = subprocess.run(
-            command,
-            input=json.dumps(request),
-            env={**os.environ, "PYTHONPATH": str(REPOSITORY / "_utils")},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)[0]
+        salt = _salt()
+        salt.stdin.write(json.dumps(request) + "\n")
+        salt.stdin.flush()
+        answer = json.loads(salt.stdout.readline())
+        assert isinstance(answer, list), answer
+        return answer[0]

@@ -335,14 +335,14 @@ def test_another_process_can_take_part(lab: Lab) -> None:
 
 
 START_AND_WAIT = """
-import signal, sys
+import sys
 from lab import HostSpec, Lab
 host = HostSpec("a", "north", "10.20.1.11", disks={"/var/lib/small": "4M"})
 lab = Lab.start(hosts=[host], belongings=sys.argv[1:])
 lab.process("p", "10.20.1.50", "north", ["sleep", "1000"])
 lab.slow_site("north", 5)
 print(lab.id, flush=True)
-signal.pause()
+sys.stdin.read()  # ends with the test, however that one ends
 """
 
 
@@ -351,8 +351,8 @@ def test_nothing_stays_when_the_owner_is_killed(number: int, tmp_path: Path) -> 
     secrets = tmp_path / "secrets"
     secrets.mkdir()
     owner = subprocess.Popen(
-        [sys.executable, "-c", START_AND_WAIT, secrets], stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, text=True, cwd=REPOSITORY,
+        [sys.executable, "-c", START_AND_WAIT, secrets], stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=REPOSITORY,
     )  # fmt: skip
     lab_id = owner.stdout.readline().strip()
     try:
@@ -366,8 +366,9 @@ def test_nothing_stays_when_the_owner_is_killed(number: int, tmp_path: Path) -> 
 
 def test_the_next_lab_removes_what_owner_and_watchdog_could_not() -> None:
     owner = subprocess.Popen(
-        [sys.executable, "-c", START_AND_WAIT], stdout=subprocess.PIPE, text=True, cwd=REPOSITORY
-    )
+        [sys.executable, "-c", START_AND_WAIT], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        text=True, cwd=REPOSITORY,
+    )  # fmt: skip
     lab_id = owner.stdout.readline().strip()
     watchdogs = [
         int(path.parent.name)

@@ -130,7 +130,7 @@ class FirewalledMinion(Minion):
     """A minion in one host's network, and what OpenHIM answers it."""
 
     def __init__(self, network, name, pillar, folder):
-        super().__init__(name, pillar, folder, ["ip", "netns", "exec", network.namespace(name)])
+        super().__init__(name, pillar, folder, f"/run/netns/{network.namespace(name)}")
         self._answer = folder / "tcp_ports.json"
         self._asked = folder / "asked"
         self.channels([])

@@ -38,6 +38,6 @@ def minion(pillar, tmp_path):
     """A factory: one host's minion."""
 
     def make(name="db1"):
-        return Minion(name, pillar, tmp_path / name, ["unshare", "--mount"])
+        return Minion(name, pillar, tmp_path / name)
 
     return make

@@ -7,6 +7,8 @@ import pytest
 from pymongo import WriteConcern
 from pymongo.errors import WTimeoutError
 
+from tests.functional.conftest import PATIENCE
+
 TWO = {"north-db1": {"site": "north", "priority": 10}, "south-db1": {"site": "south"}}
 
 
@@ -25,7 +27,7 @@ def _members(cluster, host):
 def test_a_second_run_changes_nothing_on_any_host(three, loaders, host, test_mode):
     before = three.configs()
     for name in ("initiated", "configured", "healthy"):
-        ret = _state(loaders, three, host, name, test_mode, name="openhim", timeout=10)
+        ret = _state(loaders, three, host, name, test_mode, name="openhim", timeout=PATIENCE)
         assert (ret["result"], ret["changes"]) == (True, {}), ret
     assert three.configs() == before
 
@@ -93,7 +95,9 @@ def test_a_member_is_added_without_a_vote_and_gets_it_when_it_has_the_data(growi
     foreseen = _state(loaders, growing, "north-db1", "member_present", True, name="north-db2")
     assert foreseen["result"] is None
     assert growing.members["north-db1"].config() == before
-    ret = _state(loaders, growing, "north-db1", "member_present", name="north-db2", timeout=60)
+    ret = _state(
+        loaders, growing, "north-db1", "member_present", name="north-db2", timeout=PATIENCE
+    )
     assert ret["result"] is True, ret
     name = growing.members["north-db2"].name
     assert f"add the member {name} (priority 0, votes 0)" in ret["changes"]["changed"]
@@ -117,19 +121,19 @@ def test_a_member_that_is_declared_is_not_removed(growing, loaders, test_mode):
 
 def test_a_removed_member_that_comes_back_gets_an_id_nobody_had(growing, loaders):
     _declare_third(growing)
-    _state(loaders, growing, "north-db1", "configured", name="openhim", timeout=60)
+    _state(loaders, growing, "north-db1", "configured", name="openhim", timeout=PATIENCE)
     old = _members(growing, "north-db1")["north-db2"]["_id"]
     del growing.declared["north-db2"]
     name = growing.members["north-db2"].name
     foreseen = _state(loaders, growing, "north-db1", "member_absent", True, name=name)
     assert (foreseen["result"], len(_members(growing, "north-db1"))) == (None, 3)
-    ret = _state(loaders, growing, "north-db1", "member_absent", name=name, timeout=30)
+    ret = _state(loaders, growing, "north-db1", "member_absent", name=name, timeout=PATIENCE)
     assert ret["changes"] == {"changed": [f"remove the member {name}"]}, ret
     assert "north-db2" not in _members(growing, "north-db1")
     again = _state(loaders, growing, "north-db1", "member_absent", name=name)
     assert (again["result"], again["changes"]) == (True, {})
     _declare_third(growing)
-    ret = _state(loaders, growing, "north-db1", "configured", name="openhim", timeout=60)
+    ret = _state(loaders, growing, "north-db1", "configured", name="openhim", timeout=PATIENCE)
     assert ret["result"] is True, ret
     assert _members(growing, "north-db1")["north-db2"]["_id"] > old
 
@@ -165,7 +169,7 @@ def test_the_primary_is_never_robbed_of_its_vote(growing, loaders):
 
 def test_every_site_means_every_site(replica_set, loaders):
     cluster = replica_set(TWO, durability="every-site", write_timeout_ms=700)
-    ret = _state(loaders, cluster, "north-db1", "configured", name="openhim", timeout=20)
+    ret = _state(loaders, cluster, "north-db1", "configured", name="openhim", timeout=PATIENCE)
     assert (ret["result"], ret["changes"]) == (True, {})
     with cluster.members["north-db1"].client() as client:
         probe = client.test.get_collection(

@@ -5,6 +5,8 @@ import multiprocessing
 
 import pytest
 
+from tests.functional.conftest import PATIENCE
+
 TWO = {"north-db1": {"site": "north", "priority": 10}, "south-db1": {"site": "south"}}
 
 
@@ -44,7 +46,7 @@ def test_a_member_of_another_set_is_refused_at_once(uninitiated, three, loaders,
         "mongodb_keyfile"
     ]
     states = loaders("north-db1", pillar, test=test_mode).states
-    ret = states["mongodb_replset.initiated"](name="renamed", timeout=60)
+    ret = states["mongodb_replset.initiated"](name="renamed", timeout=PATIENCE)
     assert ret["result"] is False
     assert ret["changes"] == {}
     assert (
@@ -55,7 +57,7 @@ def test_a_member_of_another_set_is_refused_at_once(uninitiated, three, loaders,
 
 def test_a_member_with_another_keyfile_is_refused_at_once(cluster_factory, loaders, test_mode):
     cluster = cluster_factory(TWO, keyfiles={"south-db1": "anotherkeyanotherkey"})
-    ret = _initiated(loaders, cluster, "north-db1", test_mode, timeout=60)
+    ret = _initiated(loaders, cluster, "north-db1", test_mode, timeout=PATIENCE)
     assert ret["result"] is False
     assert ret["changes"] == {}
     name = cluster.members["south-db1"].name
@@ -92,7 +94,7 @@ def test_test_mode_on_the_initiator_foresees_and_writes_nothing(uninitiated, loa
 
 
 def _in_a_process(loaders, cluster, host, answers):
-    answers.put((host, _initiated(loaders, cluster, host, timeout=60)))
+    answers.put((host, _initiated(loaders, cluster, host, timeout=PATIENCE)))
 
 
 def test_all_hosts_at_once_make_one_set_and_one_of_them_says_so(cluster_factory, loaders):
@@ -107,7 +109,7 @@ def test_all_hosts_at_once_make_one_set_and_one_of_them_says_so(cluster_factory,
     ]
     for process in processes:
         process.start()
-    returns = dict(answers.get(timeout=90) for _ in processes)
+    returns = dict(answers.get(timeout=2 * PATIENCE) for _ in processes)
     for process in processes:
         process.join()
     assert {ret["result"] for ret in returns.values()} == {True}, returns

@@ -10,6 +10,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from salt.exceptions import CommandExecutionError
 
+from tests.functional.conftest import PATIENCE
+
 
 @pytest.fixture
 def call(three, loaders):
@@ -24,7 +26,7 @@ def call(three, loaders):
 
 def test_status_tells_each_member_with_its_site(three, call):
     three.primary()
-    found = call("wait_healthy", timeout=30)
+    found = call("wait_healthy", timeout=PATIENCE)
     assert found["problems"] == []
     by_host = {m["host"]: m for m in found["members"]}
     assert set(by_host) == set(three.members)
@@ -188,7 +190,7 @@ def test_a_set_with_tls_is_initiated_and_read(replica_set, certificates, loaders
         tls_ca_file=str(certificates / "ca.crt"),
     )
     modules = loaders("south-db1", cluster.pillar).modules
-    assert modules["mongodb_replset.wait_healthy"](timeout=30)["problems"] == []
+    assert modules["mongodb_replset.wait_healthy"](timeout=PATIENCE)["problems"] == []
     plain = copy.deepcopy(cluster.pillar)
     plain["openhim"]["mongodb"]["tls"] = False
     with pytest.raises(CommandExecutionError, match="does not answer"):

@@ -8,6 +8,8 @@ import pytest
 from pymongo import WriteConcern
 from salt.exceptions import CommandExecutionError
 
+from tests.functional.conftest import PATIENCE
+
 THREE = {
     "north-db1": {"site": "north", "priority": 10},
     "north-db2": {"site": "north", "priority": 9},
@@ -82,7 +84,7 @@ def test_the_survivor_is_promoted_and_the_lost_come_back_without_a_vote(lost, lo
     primary = lost.primary()
     with lost.members[primary].client() as client:
         client.get_database("openhim").probe.with_options(
-            write_concern=WriteConcern(3, wtimeout=10000)
+            write_concern=WriteConcern(3, wtimeout=60000)
         ).insert_one({"kept": True})
         status = client.admin.command("replSetGetStatus")
         written = status["optimes"]["lastAppliedWallTime"]
@@ -126,7 +128,7 @@ def test_the_survivor_is_promoted_and_the_lost_come_back_without_a_vote(lost, lo
     for test in (True, False):
         states = loaders("south-db1", pillar, test=test).states
         for name in ("initiated", "configured", "healthy"):
-            ret = states[f"mongodb_replset.{name}"](name="openhim", timeout=20)
+            ret = states[f"mongodb_replset.{name}"](name="openhim", timeout=PATIENCE)
             assert (ret["result"], ret["changes"]) == (True, {}), (name, test, ret)
         ret = states["mongodb_replset.promoted"](
             name="openhim", confirm="test", reason="fire", declared_by="a person"
@@ -140,7 +142,7 @@ def test_the_survivor_is_promoted_and_the_lost_come_back_without_a_vote(lost, lo
     )
     returned = loaders("north-db1", pillar).states
     for name in ("initiated", "configured"):
-        ret = returned[f"mongodb_replset.{name}"](name="openhim", timeout=20)
+        ret = returned[f"mongodb_replset.{name}"](name="openhim", timeout=PATIENCE)
         assert (ret["result"], ret["changes"]) == (True, {}), (name, ret)
     with lost.members["north-db1"].client() as client:
         assert client.openhim.probe.find_one({"kept": True})

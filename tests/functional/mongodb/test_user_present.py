@@ -5,6 +5,8 @@ import copy
 import pytest
 from pymongo.errors import OperationFailure
 
+from tests.functional.conftest import PATIENCE
+
 ONE = {"north-db1": {"site": "north"}}
 
 
@@ -104,7 +106,7 @@ def test_users_exist_and_the_operators_password_differs(three, loaders, test_mod
     pillar = copy.deepcopy(three.pillar)
     pillar["openhim"]["secrets"]["mongodb_operator"] = "not-the-operators"
     pillar["openhim"]["secrets"]["mongodb_openhim"] = "something-new"
-    ret = _user(loaders, three, user, test_mode, pillar, timeout=30)
+    ret = _user(loaders, three, user, test_mode, pillar, timeout=PATIENCE)
     assert (ret["result"], ret["changes"]) == (False, {})
     assert "users exist" in ret["comment"]
     assert "differs" in ret["comment"]

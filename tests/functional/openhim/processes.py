@@ -23,7 +23,7 @@ from lab import artifacts
 from tests import ports
 
 MINION = "north-core"
-STARTUP = 60.0
+STARTUP = 180.0
 
 
 def stop(process, seconds=20):

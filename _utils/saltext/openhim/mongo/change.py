@@ -45,6 +45,7 @@ from saltext.openhim.settings import SITE_TAG, Host, Member, ReplicaSet
 
 #: Another reconfiguration is under way, is not on a majority yet, or came before ours: look again.
 _RETRIED = {50, 103, 109, 308}
+_NO_QUORUM = 74
 _RECONFIGURE_MS = 15000
 
 
@@ -114,7 +115,12 @@ def initiate(vantage: Vantage, timeout: float = 300) -> list[str]:
         _refuse_conflicts(vantage, [own, *seen.values()])
         everybody = all(o.kind == NOT_INITIATED for o in seen.values())
         if everybody and not done and vantage.replica_set.initiator == vantage.member:
-            done = _initiate(vantage)
+            try:
+                done = _initiate(vantage)
+            except MongoError as error:
+                # A member that answered us just now did not answer the server in time.
+                if error.code != _NO_QUORUM or time.monotonic() >= deadline:
+                    raise
         elif time.monotonic() >= deadline:
             raise Refused(_not_initiated(vantage, own, list(seen.values()), timeout))
         time.sleep(POLL_SECONDS)

@@ -34,12 +34,14 @@ class Server:
         while True:
             try:
                 request, client = self._socket.recvfrom(512)
-            except OSError:
+                self._socket.sendto(self._answer(request), client)
+            except OSError:  # closed
                 return
-            # RFC 5905, figure 8: leap and version and mode, stratum, poll, precision.
-            head = struct.pack("!BBBbII4s", 0x24, 2, request[2], -20, 0, 0, b"TEST")
-            times = self._now(-1) + request[40:48] + self._now() + self._now()
-            self._socket.sendto(head + times, client)
+
+    def _answer(self, request):
+        # RFC 5905, figure 8: leap and version and mode, stratum, poll, precision.
+        head = struct.pack("!BBBbII4s", 0x24, 2, request[2], -20, 0, 0, b"TEST")
+        return head + self._now(-1) + request[40:48] + self._now() + self._now()
 
     def close(self):
         self._socket.close()

@@ -30,7 +30,8 @@ from functools import wraps
 
 try:
     from saltext.openhim import errors, secrets
-    from saltext.openhim.mongo import change, connection, promotion, users
+    from saltext.openhim.mongo import change, connection, promotion, restart, users
+    from saltext.openhim.mongo import config as mongod
     from saltext.openhim.mongo import status as observed
 
     _PROBLEM = None
@@ -86,6 +87,68 @@ def _foreseen(changes, ours):
 
 def _reconfigured(done):
     return (True, {"changed": done}, "Changed.") if done else (True, {}, "As declared.")
+
+
+def _instance(here):
+    """This host's mongod of a set: where its unit, its files and its record are."""
+    known = mongod.instances(here.stack, __opts__["id"])
+    return next(instance for instance in known if instance["set"] == here.replica_set.name)
+
+
+@_answered
+def up_to_date(name, timeout=600):
+    """
+    The running mongod has the configuration, keyfile, unit, certificate and version that are
+    declared and on its disk.
+
+    Restarts it where it has not, in turn with the other members, so that the set keeps its
+    majority; a primary steps down first. A new certificate is taken without a restart. Refuses,
+    with the reason, while the set cannot do without this member.
+
+    name
+        Name of the replica set.
+
+    timeout
+        Seconds for its turn to come, and for it to be back.
+    """
+    here = _here(name)
+    if here.member is None:
+        return _no_member(here)
+    instance = _instance(here)
+    if __opts__["test"]:
+        found = restart.pending(here, instance)
+        if not found:
+            return True, {}, f"mongod of {name} has what is on its disk."
+        return None, {"would take": found.words}, f"Would let mongod of {name} have it."
+    done = restart.bring_up_to_date(
+        here, instance, lambda: __salt__["service.restart"](instance["unit"]), timeout
+    )
+    if not done:
+        return True, {}, f"mongod of {name} has what is on its disk."
+    return True, {"done": done}, f"mongod of {name} has what is on its disk now."
+
+
+def mod_watch(name, sfun=None, timeout=600, **_):
+    """
+    What ``up_to_date`` does when a state that it watches has written: in test mode, where that
+    state wrote nothing, it says so.
+
+    name
+        Name of the replica set.
+
+    sfun
+        The state that watches; only ``up_to_date`` does.
+
+    timeout
+        Seconds, as above.
+    """
+    if sfun != "up_to_date":
+        comment = f"mongodb_replset.{sfun} watches nothing: require the other state."
+        return {"name": name, "result": False, "changes": {}, "comment": comment}
+    if __opts__["test"]:
+        comment = f"Would let mongod of {name} have what the states before would write."
+        return {"name": name, "result": None, "changes": {}, "comment": comment}
+    return up_to_date(name, timeout)
 
 
 @_answered

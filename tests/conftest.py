@@ -17,10 +17,18 @@ from typing import Any
 
 import pytest
 
+from tests import leftovers
+
 LAYERS = ("unit", "functional", "integration", "lab")
 
 #: Folders whose files share servers: started once, by one worker, and first for they take longest.
 TOGETHER = ("tests/functional/mongodb", "tests/functional/openhim")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """See to it that no server outlives these tests, even if they are killed."""
+    if not hasattr(config, "workerinput"):
+        leftovers.watch()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

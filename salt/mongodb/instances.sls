@@ -96,9 +96,20 @@ mongod of {{ instance.set }} runs:
 {%- endif %}
       - file: mongod of {{ instance.set }} has a data folder
       - file: mongod of {{ instance.set }} has a unit
+      - file: mongod of {{ instance.set }} is configured
       - file: the members share a key
       - file: /var/log/mongodb exists
-    - watch:
+{%- if tls %}
+      - openhim_host: mongod has its certificate
+{%- endif %}
+
+# Not a plain restart: all hosts run this at once, and the set must keep its majority.
+mongod of {{ instance.set }} has what is on its disk:
+  mongodb_replset.up_to_date:
+    - name: {{ instance.set }}
+    - require:
+      - service: mongod of {{ instance.set }} runs
+    - watch:   # in test mode these say what would change
       - file: mongod of {{ instance.set }} is configured
       - file: mongod of {{ instance.set }} has a unit
       - file: the members share a key

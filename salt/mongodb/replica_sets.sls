@@ -5,7 +5,7 @@ the set {{ instance.set }} is initiated:
   mongodb_replset.initiated:
     - name: {{ instance.set }}
     - require:
-      - service: mongod of {{ instance.set }} runs
+      - mongodb_replset: mongod of {{ instance.set }} has what is on its disk
 
 {#- The operator comes first: it is let in by the localhost exception, and makes the others. #}
 {%- for operators in [true, false] %}

@@ -7,6 +7,7 @@ The tests of this file are one story and run in this order; each begins where th
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from collections.abc import Iterator
@@ -62,6 +63,15 @@ def python(running: stack.Stack, host: str, script: str, **asked: str) -> object
     """Run a script on a host with what it is asked as JSON on standard input."""
     command = ["/opt/salt/bin/python", "-c", script]
     return json.loads(running.lab.host(host).run(command, input=json.dumps(asked)).stdout)
+
+
+def intervals(running: stack.Stack, host: str) -> Iterator[tuple[str, int, int]]:
+    """Each mongod's unit on a host, and from when to when it was last away (microseconds)."""
+    names = ("Id", "ActiveExitTimestampMonotonic", "ActiveEnterTimestampMonotonic")
+    shown = running.lab.host(host).run(["systemctl", "show", "mongod-*", "-p", ",".join(names)])
+    for block in shown.stdout.strip().split("\n\n"):
+        found = dict(line.split("=", 1) for line in block.splitlines())
+        yield found[names[0]], int(found[names[1]]), int(found[names[2]])
 
 
 COLLECTIONS = """
@@ -124,6 +134,33 @@ def test_a_second_highstate_would_change_nothing_and_changes_nothing(five):
     preview = highstate(five, test=True)
     assert failures(preview) == []
     assert changed(preview) == []
+    again = highstate(five)
+    assert failures(again) == []
+    assert changed(again) == []
+
+
+def test_a_changed_configuration_restarts_the_members_of_a_set_one_after_the_other(five, pillar):
+    file = pillar / "openhim" / "production.sls"
+    declared = file.read_text()
+    line = "    cache_size_gb: 0.25\n"
+    assert declared.count(line) == 1
+    slow = f"{line}    config: {{operationProfiling: {{slowOpThresholdMs: 250}}}}\n"
+    before = {host: list(intervals(five, host)) for host in five.managed() if "db" in host}
+    file.write_text(declared.replace(line, slow))
+    results = highstate(five)
+    assert failures(results) == []
+    by_set: dict[str, list[tuple[int, int]]] = {}
+    for host in before:
+        for unit, since, until in intervals(five, host):
+            assert (unit, since, until) not in before[host], f"{unit} on {host} was not restarted"
+            by_set.setdefault(unit, []).append((since, until))
+    assert {unit: len(times) for unit, times in by_set.items()} == {
+        "mongod-main.service": 5,
+        "mongod-audit.service": 3,
+    }
+    for unit, times in by_set.items():
+        for (_, back), (away, _) in itertools.pairwise(sorted(times)):
+            assert back < away, f"{unit}: {times}"
     again = highstate(five)
     assert failures(again) == []
     assert changed(again) == []

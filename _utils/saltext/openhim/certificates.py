@@ -149,18 +149,8 @@ def read_server(what: str, address: str, port: int, timeout: float = TIMEOUT) ->
     timeout: seconds for the whole of it.
     """
     source = f"{what} (port {port})"
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    # We look at the certificate and trust nobody with anything: a self-signed, expired or weak one
-    # must be seen to be reported.
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    context.set_ciphers("DEFAULT:@SECLEVEL=0")
     try:
-        with (
-            socket.create_connection((address, port), timeout=timeout) as plain,
-            context.wrap_socket(plain, server_hostname=address) as secured,
-        ):
-            encoded = secured.getpeercert(binary_form=True)
+        encoded = _handed_out(address, port, timeout)
     except ssl.SSLError as error:
         return Finding(source, problem=f"the server answered, but not by TLS ({error.reason})")
     except OSError as error:
@@ -168,6 +158,37 @@ def read_server(what: str, address: str, port: int, timeout: float = TIMEOUT) ->
     if not encoded:
         return Finding(source, problem="the server handed out no certificate")
     return _finding(source, x509.load_der_x509_certificate(encoded))
+
+
+def _handed_out(address: str, port: int, timeout: float) -> bytes | None:
+    """A server's certificate (DER)."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    # We look at the certificate and trust nobody with anything: a self-signed, expired or weak one
+    # must be seen to be reported.
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.set_ciphers("DEFAULT:@SECLEVEL=0")
+    with (
+        socket.create_connection((address, port), timeout=timeout) as plain,
+        context.wrap_socket(plain, server_hostname=address) as secured,
+    ):
+        return secured.getpeercert(binary_form=True)
+
+
+def served_is_another(path: str, address: str, port: int, timeout: float = TIMEOUT) -> bool:
+    """Whether a server hands out another certificate than the first one in the PEM file ``path``.
+
+    A server that does not answer hands out none: False. timeout: seconds for the whole of it.
+    """
+    try:
+        encoded = _handed_out(address, port, timeout)
+    except OSError:  # an SSLError is one as well
+        return False
+    try:
+        wanted = load_certificates(Path(path).read_bytes(), path)[0]
+    except FileNotFoundError:
+        raise CertificateError(f"{path}: there is no such file, and port {port} uses TLS") from None
+    return encoded != wanted.public_bytes(serialization.Encoding.DER)
 
 
 def load_certificates(pem: bytes, source: str) -> list[x509.Certificate]:

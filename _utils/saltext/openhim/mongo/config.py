@@ -13,6 +13,7 @@ DATA_DIRECTORY = "/var/lib/mongodb"
 LOG_DIRECTORY = "/var/log/mongodb"
 RUN_DIRECTORY = "/run/mongodb"
 KEYFILE_PATH = f"{CONFIG_DIRECTORY}/keyfile"
+CERTIFICATE_PATH = f"{TLS_DIRECTORY}/mongodb.pem"
 
 
 def binary(stack: Stack) -> str:
@@ -36,7 +37,10 @@ def instances(stack: Stack, minion_id: str) -> list[dict[str, Any]]:
             "data": f"{DATA_DIRECTORY}/{replica_set.name}",
             "log": f"{LOG_DIRECTORY}/{replica_set.name}.log",
             "pid": f"{RUN_DIRECTORY}/{replica_set.name}.pid",
+            "started_with": f"{RUN_DIRECTORY}/{replica_set.name}.started-with",
             "binary": binary(stack),
+            "keyfile": KEYFILE_PATH,
+            "certificate": CERTIFICATE_PATH if stack.declared["mongodb"].get("tls") else None,
         }
         for replica_set in stack.sets_on(minion_id)
     ]
@@ -83,7 +87,7 @@ def mongod_config(stack: Stack, minion_id: str, set_name: str) -> dict[str, Any]
     if mongodb.get("tls"):
         config["net"]["tls"] = {
             "mode": "requireTLS",
-            "certificateKeyFile": f"{TLS_DIRECTORY}/mongodb.pem",
+            "certificateKeyFile": CERTIFICATE_PATH,
             "CAFile": f"{TLS_DIRECTORY}/ca.crt",
             "allowConnectionsWithoutCertificates": True,
         }

@@ -591,9 +591,12 @@ def _applied(name, core, planned, restart=True):
         return _said(name, True, f"the {plan.what} is as declared")
     if __opts__["test"]:
         return _said(name, None, f"the {plan.what} would be changed", plan.changes)
-    plan.carry_out(lambda: planned(core.api()))
-    comment = f"the {plan.what} was changed"
-    return _said(name, True, comment + _in_use(core, [plan], restart), plan.changes)
+    try:
+        plan.carry_out(lambda: planned(core.api()))
+        comment = f"the {plan.what} was changed" + _in_use(core, [plan], restart)
+    except OpenHIMError as error:
+        return _said(name, False, str(error), plan.changes if plan.written else {})
+    return _said(name, True, comment, plan.changes)
 
 
 def _several(name, plans, restart=True):
@@ -603,6 +606,7 @@ def _several(name, plans, restart=True):
         return _inactive(name, core)
     api, changes, failures, changed = core.api(), {}, [], []
     for key, planned in plans.items():
+        plan = None
         try:
             plan = planned(api)
             if plan.changes and not __opts__["test"]:
@@ -612,10 +616,13 @@ def _several(name, plans, restart=True):
             if __opts__["test"] and isinstance(error, Unreachable):
                 raise
             failures.append(f"{key}: {error}")
-            continue
-        if plan.changes:
+        if plan and plan.changes and (plan.written or __opts__["test"]):
             changes[key] = plan.changes
-    said = _in_use(core, changed, restart) if changed else ""
+    said = ""
+    try:
+        said = _in_use(core, changed, restart) if changed else ""
+    except OpenHIMError as error:
+        failures.append(str(error))
     if failures:
         return _said(name, False, "\n".join(failures) + said, changes)
     if not changes:

@@ -92,8 +92,9 @@ def test_a_master_that_would_cut_declared_minions_is_refused(declared):
         rules(declared, "console")
 
 
-def test_a_host_that_is_a_clock_server_answers_the_declared_hosts(declared):
-    declared["clock"]["servers"] = ["10.20.1.5"]
+@pytest.mark.parametrize("server", ["10.20.1.5", "console"])
+def test_a_host_that_is_a_clock_server_answers_the_declared_hosts(declared, server):
+    declared["clock"]["servers"] = [server]
     found = rules(declared, "console")["the stack's clocks follow this host"]
     assert found.endswith("udp dport { 123 } accept")
     assert "10.20.2.21" in found

@@ -194,6 +194,13 @@ BAD = [
     ({"mongodb:users:openhim:secret": "p@ss word!"},
      "openhim:mongodb:users:openhim:secret: found a text; allowed the name of an entry of "
      "openhim:secrets"),
+    # OpenHIM's ports are said in one place, where the firewall finds them.
+    ({"core:config": {"router": {"httpPort": 6001}}},
+     "openhim:core:config:router:httpPort: found 6001; allowed nothing; declare "
+     "openhim:core:ports:http, which the firewall opens too"),
+    ({"core:config": {"api": {"httpsPort": 9080}}},
+     "openhim:core:config:api:httpsPort: found 9080; allowed nothing; declare "
+     "openhim:core:ports:api, which the firewall opens too"),
     # Objects and certificates.
     ({"objects:channels:Laboratory orders:urlPattern": DELETED},
      "openhim:objects:channels:Laboratory orders:urlPattern: found nothing; allowed a value (the "

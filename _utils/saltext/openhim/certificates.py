@@ -18,7 +18,6 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from saltext.openhim.errors import OpenHIMError
-from saltext.openhim.firewall import CORE_PORTS
 from saltext.openhim.settings import TLS_DIRECTORY, Stack
 
 #: Seconds for one connection, from the first packet to the certificate.
@@ -82,9 +81,8 @@ def in_use(stack: Stack, minion_id: str) -> list[Source]:
         if stack.sets_on(minion_id):
             found.append(Source("mongod's certificate with its key", path=COMBINED_FILE))
     if "core" in host.roles and stack.core_is_active(minion_id):
-        ports = {**CORE_PORTS, **((stack.declared.get("core") or {}).get("ports") or {})}
-        found.append(Source("OpenHIM's API", port=int(ports["api"])))
-        found.append(Source("OpenHIM's HTTPS router", port=int(ports["https"])))
+        found.append(Source("OpenHIM's API", port=int(stack.core_ports["api"])))
+        found.append(Source("OpenHIM's HTTPS router", port=int(stack.core_ports["https"])))
     return found
 
 

@@ -19,6 +19,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from saltext.openhim import clock
 from saltext.openhim.errors import PillarError
 from saltext.openhim.settings import Host, Stack
 
@@ -37,8 +38,6 @@ SSH_PORT = 22
 #: Salt's publish port and request port.
 SALT_PORTS = (4505, 4506)
 NTP_PORT = 123
-#: OpenHIM's ports when the pillar leaves them out.
-CORE_PORTS = {"api": 8080, "http": 5001, "https": 5000}
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -100,11 +99,6 @@ class Opening:
     protocol: str = "tcp"
 
 
-def enabled(stack: Stack) -> bool:
-    """Whether the pillar wants the firewall: ``openhim:firewall:enabled``, true when left out."""
-    return bool(_declared(stack).get("enabled", True))
-
-
 def ruleset(stack: Stack, minion_id: str, tcp_ports: Iterable[int] = ()) -> str:
     """The text that replaces our table on one host, for ``nft -f``.
 
@@ -126,7 +120,7 @@ def openings(stack: Stack, minion_id: str, tcp_ports: Iterable[int] = ()) -> lis
         found += _core(stack, tcp_ports)
     found += _mongodb(stack, host)
     found += _management(stack, host)
-    if host.address in _clock_servers(stack):
+    if clock.serves(stack, minion_id):
         others = tuple(h.address for h in stack.hosts.values() if h.address != host.address)
         found.append(Opening("the stack's clocks follow this host", (NTP_PORT,), others, "udp"))
     found += _extra(stack, host)
@@ -162,13 +156,9 @@ def _declared(stack: Stack) -> Mapping[str, Any]:
     return stack.declared.get("firewall") or {}
 
 
-def _clock_servers(stack: Stack) -> list[str]:
-    return [str(server) for server in (stack.declared.get("clock") or {}).get("servers") or ()]
-
-
 def _core(stack: Stack, tcp_ports: Iterable[int]) -> list[Opening]:
     # Open on a core that is kept stopped as well: a failover must not wait for a firewall.
-    ports = {**CORE_PORTS, **((stack.declared.get("core") or {}).get("ports") or {})}
+    ports = stack.core_ports
     channels = sorted({int(port) for port in tcp_ports} | set(declared_tcp_ports(stack)))
     return [
         Opening("OpenHIM's API", (ports["api"],)),

@@ -19,6 +19,8 @@ from urllib.parse import quote, urlencode
 from saltext.openhim.errors import OpenHIMError, PillarError
 
 DEFAULT_MONGODB_PORT = 27017
+#: OpenHIM\'s own ports where the pillar leaves them out.
+DEFAULT_CORE_PORTS = {"api": 8080, "http": 5001, "https": 5000}
 
 #: The tag that names a member's site; write durability ``every-site`` counts it.
 SITE_TAG = "site"
@@ -137,6 +139,11 @@ class Stack:
     databases: Mapping[str, Database]
     declared: Mapping[str, Any]
 
+    @property
+    def core_ports(self) -> dict[str, int]:
+        """OpenHIM's own ports: ``api``, ``http`` and ``https``."""
+        return core_ports(self.declared)
+
     def host(self, minion_id: str) -> Host:
         """The declared host of a minion.
 
@@ -188,6 +195,11 @@ class Stack:
             f"mongodb://{quote(user, safe='')}:{quote(password, safe='')}@{hosts}"
             f"/{database.name}?{urlencode(options, safe='/')}"
         )
+
+
+def core_ports(declared: Mapping[str, Any]) -> dict[str, int]:
+    """OpenHIM's own ports by what they are for, as far as a declaration goes."""
+    return {**DEFAULT_CORE_PORTS, **((declared.get("core") or {}).get("ports") or {})}
 
 
 def from_pillar(pillar: Mapping[str, Any]) -> Stack:

@@ -7,6 +7,8 @@ from datetime import datetime, timezone
 import pytest
 from pymongo import WriteConcern
 from salt.exceptions import CommandExecutionError
+from saltext.openhim.mongo import promotion
+from saltext.openhim.mongo.connection import vantage
 
 from tests.functional.conftest import PATIENCE
 
@@ -16,6 +18,12 @@ THREE = {
     "south-db1": {"site": "south", "priority": 1},
 }
 WHY = {"reason": "fire at north", "declarer": "a person"}
+
+
+@pytest.fixture(autouse=True)
+def notes(tmp_path_factory, monkeypatch):
+    """All hosts of these tests are this one, and its own folder is not theirs."""
+    monkeypatch.setattr(promotion, "NOTES_DIRECTORY", str(tmp_path_factory.mktemp("notes")))
 
 
 @pytest.fixture(scope="module")
@@ -156,10 +164,33 @@ def test_a_frozen_primary_forbids_it_until_it_is_shut_off(replica_set, loaders):
     survivor = loaders("south-db1", pillar)
     cluster.eventually(lambda: _no_primary_seen(survivor), what="the survivor's notice")
     assert "may wake up as the primary" in _refusal(loaders, pillar)
+    killed_at = datetime.now(timezone.utc)
     cluster.members["north-db1"].kill()
-    assert survivor.modules["mongodb_replset.promote"]("test", **WHY)["changed"] is True
+    _crash_before_the_proof(cluster, pillar)
+    done = survivor.modules["mongodb_replset.promote"]("test", **WHY)
+    assert done["changed"] is False, "it goes on where it was cut off"
     assert cluster.states() == {"south-db1": "primary"}
+    survived = datetime.fromisoformat(done["after"]["proved_write"]["survived_until"])
+    assert survived <= killed_at, "the new primary's first term passed for the old history"
     cluster.stop()
+
+
+def _crash_before_the_proof(cluster, pillar):
+    """Promoted, primary, restarted and elected a second time, and nothing proved yet."""
+    here = vantage(pillar, "south-db1", "openhim")
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(promotion, "_prove", _crash)
+        with pytest.raises(KeyboardInterrupt):
+            promotion.promote(here, "test", WHY["reason"], WHY["declarer"])
+    cluster.primary()
+    cluster.members["south-db1"].kill()
+    cluster.members["south-db1"].start().wait()
+    cluster.primary()
+
+
+def _crash(*_):
+    raise KeyboardInterrupt
 
 
 def _config(cluster):

@@ -136,6 +136,7 @@ def test_a_bad_channel_is_refused_with_openhims_words(apply, api):
     bad = {**CHANNEL, "routes": [{**ROUTE, "primary": False}]}
     refused = apply("channel_present", "Bad", bad)
     assert refused["result"] is False
+    assert refused["changes"] == {}
     assert "must have a primary route" in refused["comment"]
     assert channel(api, "Bad") is None
 
@@ -145,6 +146,7 @@ def test_a_key_that_openhim_does_not_know_is_reported_and_not_believed(apply):
     assert refused["result"] is False
     assert "reads back differently" in refused["comment"]
     assert "urlPatern" in refused["comment"]
+    assert refused["changes"], "what was written is told, even if it is not what was wanted"
     apply("channel_absent", "Unknown key")
 
 

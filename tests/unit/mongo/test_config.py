@@ -53,9 +53,13 @@ def test_what_the_pillar_adds_is_merged_key_by_key(pillar):
     assert (found["maxIncomingConnections"], found["port"]) == (99, 27018)
 
 
-def test_two_sets_on_one_host_share_nothing_but_the_keyfile(pillar):
+def test_two_sets_on_one_host_share_nothing_but_what_proves_who_they_are(pillar):
     first, second = config.instances(from_pillar(pillar), "db1")
-    assert {key for key in first if first[key] == second[key]} == {"binary"}
+    assert {key for key in first if first[key] == second[key]} == {
+        "binary",
+        "certificate",
+        "keyfile",
+    }
     assert _config(pillar, "audit")["storage"]["dbPath"] == "/var/lib/mongodb/audit"
 
 

@@ -109,6 +109,14 @@ def test_a_site_where_any_mongod_answers_is_not_lost(state):
     assert "the site is not lost" in verdict.refusals[0]
 
 
+def test_no_promotion_while_a_majority_may_elect_by_itself():
+    """An election takes seconds, and in them nobody is primary."""
+    members = {**GONE, "rs/north-db2:27017": "SECONDARY", "rs/south-db1:27017": "SECONDARY"}
+    reasons = "\n".join(decide(sightings=seeing("south-core", members=members)).refusals)
+    assert "2 of the 3 voters of rs answer (rs/north-db2:27017, rs/south-db1:27017)" in reasons
+    assert "they elect a primary by themselves" in reasons
+
+
 def test_a_site_where_openhim_still_runs_is_not_given_up():
     verdict = decide(sightings=seeing("north-core", answered=True, core_running=True))
     assert verdict.refusals == (

@@ -13,8 +13,6 @@ from saltext.openhim.errors import OpenHIMError, PillarError
 #: Where the configuration is on a core host.
 CONFIG_FILE = "/etc/openhim/core.json"
 
-DEFAULT_PORTS = {"api": 8080, "http": 5001, "https": 5000}
-
 MASK = "**********"
 
 _SECRET_KEYS = re.compile(
@@ -33,7 +31,7 @@ def build(stack: settings.Stack, pillar: Mapping[str, Any]) -> dict[str, Any]:
     """
     core = stack.declared["core"]
     version = versions.parse(core["version"])
-    ports = {**DEFAULT_PORTS, **(core.get("ports") or {})}
+    ports = stack.core_ports
     own = {
         "mongo": {
             "url": database_url(stack, pillar, "main"),
@@ -155,29 +153,22 @@ def api_address(stack: settings.Stack) -> tuple[str, str, int]:
     """Protocol, host and port where OpenHIM's API answers on its own host."""
     core = stack.declared["core"]
     version = versions.parse(core["version"])
-    config = core.get("config") or {}
-    api = config.get("api") or {}
+    api = (core.get("config") or {}).get("api") or {}
     if api.get("enabled") is False:
         raise OpenHIMError(
             "openhim:core:config:api:enabled is false; this package manages OpenHIM through its "
             "API. Remove the key, and close the API's port in the firewall instead."
         )
     protocol = api.get("protocol", "https") if version.has_api_protocol else "https"
-    return protocol, local_address(stack), int(api.get(version.api_port_key) or _port(core, "api"))
+    return protocol, local_address(stack), stack.core_ports["api"]
 
 
 def router_address(stack: settings.Stack) -> tuple[str, int]:
     """Host and port where OpenHIM's HTTP router answers on its own host."""
-    core = stack.declared["core"]
-    router = (core.get("config") or {}).get("router") or {}
-    return local_address(stack), int(router.get("httpPort") or _port(core, "http"))
+    return local_address(stack), stack.core_ports["http"]
 
 
 def local_address(stack: settings.Stack) -> str:
     """The address at which this host reaches its own OpenHIM."""
     bound = (stack.declared["core"].get("config") or {}).get("bindAddress", "0.0.0.0")  # noqa: S104
     return "127.0.0.1" if bound in ("0.0.0.0", "::", "") else bound  # noqa: S104
-
-
-def _port(core: Mapping[str, Any], name: str) -> int:
-    return int((core.get("ports") or {}).get(name, DEFAULT_PORTS[name]))

@@ -110,7 +110,7 @@ class CoreHost:
         """
         protocol, address, api_port = config.api_address(self.stack)
         _, http_port = config.router_address(self.stack)
-        ports = {**config.DEFAULT_PORTS, **(self.declared.get("ports") or {})}
+        ports = self.stack.core_ports
         return {
             "active": self.active,
             "version": self.version.text,

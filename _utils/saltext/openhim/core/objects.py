@@ -44,16 +44,30 @@ class Plan:
     restart: bool = False
     #: TCP ports that must listen when it is done.
     listens: tuple[int, ...] = ()
+    #: Whether it was written, if only in part: what fails afterwards does not undo that.
+    written: bool = False
 
     def carry_out(self, again: Callable[[], Plan]) -> None:
         """Write, then compare anew with ``again``; raise when something still differs."""
-        self.act()
+        try:
+            self.act()
+        except OpenHIMError:
+            self.written = self._was_written_in_part(again)
+            raise
+        self.written = True
         left = again().changes
         if left:
             raise OpenHIMError(
                 f"OpenHIM accepted the {self.what}, but reads back differently: {left}. "
                 "Perhaps this version of OpenHIM does not know these keys; correct the declaration."
             )
+
+    def _was_written_in_part(self, again: Callable[[], Plan]) -> bool:
+        """After a failure: whether something differs now that did not before; yes, if unknown."""
+        try:
+            return again().changes != self.changes
+        except OpenHIMError:
+            return True
 
 
 # Channels

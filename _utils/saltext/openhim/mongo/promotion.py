@@ -8,14 +8,17 @@ assumed.
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 from pymongo import MongoClient
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
+from saltext.openhim import files
 from saltext.openhim.errors import OpenHIMError, Refused, Unreachable
 from saltext.openhim.mongo.connection import (
     MEMBER,
@@ -29,10 +32,13 @@ from saltext.openhim.mongo.connection import (
 )
 from saltext.openhim.mongo.replset import config_differences, final_config
 from saltext.openhim.mongo.status import POLL_SECONDS, committed, plain, read_config, until
-from saltext.openhim.settings import DEFAULT_MONGODB_PORT
+from saltext.openhim.settings import DEFAULT_MONGODB_PORT, STATE_DIRECTORY
 
 #: Where the proof of each promotion is written, in the database ``admin``.
 PROOF_COLLECTION = "saltext_openhim_promotions"
+#: Where each survivor notes what it knew before. Not in MongoDB: a collection that a secondary
+#: makes in ``local`` is gone after a crash, up to the last checkpoint.
+NOTES_DIRECTORY = f"{STATE_DIRECTORY}/promotions"
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,7 @@ def promote(
     # Without changes it was done before, whole or half-way: the survivor elects itself, if at all.
     _refuse(vantage, objections(vantage, evidence) if changes else other_primaries(evidence))
     if changes:
+        _note_term(vantage, evidence)
         _force(vantage, wanted)
     after = _prove(vantage, reason, declarer, timeout)
     return {
@@ -155,15 +162,17 @@ def _settled(vantage: Vantage, timeout: float) -> Evidence:
     """A look at a time when the survivor's heartbeats have noticed who is gone.
 
     For as long as the election timeout after a loss, the survivor still counts the lost members as
-    alive. That is refused like any living primary, so it is worth the wait; after ``timeout``
-    seconds the last look counts, whatever it shows.
+    alive. That is refused like any living primary, so it is worth the wait; and so is a member
+    beside it that has newer data, for the survivor copies from that one. After ``timeout`` seconds
+    the last look counts, whatever it shows.
     """
     deadline = time.monotonic() + timeout
     while True:
         evidence = _look(vantage)
         gone = {name for name, o in evidence.observations.items() if o.kind == UNREACHABLE}
         alive = {m["name"] for m in evidence.status["members"] if m["health"] == 1}
-        if not gone & alive or time.monotonic() >= deadline:
+        settled = not gone & alive and not _ahead(evidence)
+        if settled or time.monotonic() >= deadline:
             return evidence
         time.sleep(POLL_SECONDS)
 
@@ -233,21 +242,54 @@ def _objections_to_force(evidence: Evidence) -> list[str]:
             f"{len(alive)} of {len(voters)} voters answer ({', '.join(alive)}), which is a "
             "majority: they elect a primary by themselves, or do as soon as they see each other"
         )
+    return reasons + [
+        f"{member['name']} answers and has newer data (its last write is of "
+        f"{member['optimeDate'].isoformat()}); the survivor copies from it: see what keeps it from "
+        "catching up, or give that one the higher priority, and try again"
+        for member in _ahead(evidence)
+    ]
+
+
+def _ahead(evidence: Evidence) -> list[dict[str, Any]]:
+    """Living members, in the survivor's eyes, that have newer data than it."""
     own = next((m for m in evidence.status["members"] if m.get("self")), None)
-    for member in evidence.status["members"]:
-        newer = own and member["health"] == 1 and _optime(member) > _optime(own)
-        if newer and member["stateStr"] in ("SECONDARY", "RECOVERING"):
-            reasons.append(
-                f"{member['name']} answers and has newer data (its last write is of "
-                f"{member['optimeDate'].isoformat()}); promote that one"
-            )
-    return reasons
+    return [
+        member
+        for member in evidence.status["members"]
+        if own
+        and member["health"] == 1
+        and member["stateStr"] in ("SECONDARY", "RECOVERING")
+        and _optime(member) > _optime(own)
+    ]
 
 
 def _optime(member: dict[str, Any]) -> tuple[int, int, int]:
     optime = member.get("optime") or {}
     ts = optime.get("ts")
     return (optime.get("t", -1), ts.time, ts.inc) if ts else (-1, 0, 0)
+
+
+def _note_term(vantage: Vantage, evidence: Evidence) -> None:
+    """Keeps the last term of the old history on the survivor's disk.
+
+    Should it be primary, restart and be elected once more before the proof, its own first writes
+    would pass for the old primary's, and the loss would look smaller than it is.
+    """
+    files.make_directory(NOTES_DIRECTORY)
+    note = {"term": evidence.status["term"]}
+    files.write(_note_file(vantage), json.dumps(note).encode(), 0o600)
+
+
+def _noted_term(vantage: Vantage) -> int | None:
+    try:
+        return json.loads(Path(_note_file(vantage)).read_text(encoding="utf-8"))["term"]
+    except FileNotFoundError:
+        return None  # promoted by somebody else
+
+
+def _note_file(vantage: Vantage) -> str:
+    name, port = vantage.replica_set.name, vantage.member.port if vantage.member else 0
+    return f"{NOTES_DIRECTORY}/{name}-{port}.json"
 
 
 def _force(vantage: Vantage, wanted: dict[str, Any]) -> None:
@@ -308,7 +350,7 @@ def _write_proof(
             "declarer": declarer,
             "at": now,
             "config_version": version,
-            **_survived(client),
+            **_survived(vantage, client),
         }
         proofs = client.admin.get_collection(
             PROOF_COLLECTION,
@@ -323,10 +365,12 @@ def _write_proof(
     return plain(found)
 
 
-def _survived(client: MongoClient) -> dict[str, Any]:
+def _survived(vantage: Vantage, client: MongoClient) -> dict[str, Any]:
     """The last write of the old primary that this member has: the newest of an earlier term."""
     term = client.admin.command("replSetGetStatus")["term"]
-    last = client.local["oplog.rs"].find_one({"t": {"$lt": term}}, sort=[("$natural", -1)])
+    noted = _noted_term(vantage)
+    old = {"t": {"$lt": term} if noted is None else {"$lte": noted}}
+    last = client.local["oplog.rs"].find_one(old, sort=[("$natural", -1)])
     if not last:
         return {"term": term, "survived_until": None}
     return {"term": term, "survived_until": last["wall"], "survived_ts": str(last["ts"])}

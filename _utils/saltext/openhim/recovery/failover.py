@@ -123,6 +123,7 @@ def verdict(
         *_consent(stack, request, resume),
         *_missing(request, answered, promote, cores),
         *_alive(stack, lost_sites, target, sightings, resume),
+        *([] if resume else _majorities(stack, sightings)),
     ]
     return Verdict(
         tuple(refusals),
@@ -214,6 +215,27 @@ def _missing(
         if host not in answered:
             found.append(
                 f"{host} does not answer, and its member of the set {name!r} is to be promoted"
+            )
+    return found
+
+
+def _majorities(stack: Stack, sightings: Sequence[Sighting]) -> list[str]:
+    """Sets that still can elect a primary by themselves, and are perhaps about to."""
+    found = []
+    for name, replica_set in sorted(stack.replica_sets.items()):
+        voters = {f"{name}/{member.name}" for member in replica_set.voters}
+        alive = {
+            member
+            for sighting in sightings
+            if sighting.answered
+            for member, state in sighting.members.items()
+            if member in voters and state in ("PRIMARY", "SECONDARY")
+        }
+        if len(alive) > len(voters) // 2:
+            found.append(
+                f"{len(alive)} of the {len(voters)} voters of {name} answer "
+                f"({', '.join(sorted(alive))}): they elect a primary by themselves as soon as they "
+                "see each other. Wait for it, or see what keeps them apart."
             )
     return found
 

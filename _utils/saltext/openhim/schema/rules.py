@@ -10,11 +10,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from saltext.openhim.schema.kinds import did_you_mean, problem
-from saltext.openhim.settings import DEFAULT_MONGODB_PORT
+from saltext.openhim.settings import DEFAULT_MONGODB_PORT, core_ports
 
 MAX_VOTERS = 7
 MAX_MEMBERS = 50
-DEFAULT_CORE_PORTS = {"api": 8080, "http": 5001, "https": 5000}
 
 Declared = Mapping[str, Any]
 
@@ -242,7 +241,7 @@ def _ports(declared: Declared) -> Iterator[str]:
         for host_id, member in members.items():
             own = f"{path}:members:{host_id}:port" if "port" in member else f"{path}:port"
             yield from take(host_id, member.get("port", default), f"the set {name!r}", own)
-    ports = {**DEFAULT_CORE_PORTS, **declared.get("core", {}).get("ports", {})}
+    ports = core_ports(declared)
     channels = declared.get("objects", {}).get("channels", {})
     for host_id in _with_role(declared.get("hosts", {}), "core"):
         for key, port in ports.items():
@@ -251,6 +250,24 @@ def _ports(declared: Declared) -> Iterator[str]:
             if channel.get("tcpPort") and channel.get("type") in ("tcp", "tls"):
                 path = f"openhim:objects:channels:{name}:tcpPort"
                 yield from take(host_id, channel["tcpPort"], f"the channel {name!r}", path)
+
+
+def _core_config(declared: Declared) -> Iterator[str]:
+    """OpenHIM's ports are said once, where the firewall and the certificates' checks find them."""
+    config = declared.get("core", {}).get("config", {})
+    for section, key, name in (
+        ("api", "port", "api"),
+        ("api", "httpsPort", "api"),
+        ("router", "httpPort", "http"),
+        ("router", "httpsPort", "https"),
+    ):
+        found = config.get(section)
+        if isinstance(found, Mapping) and key in found:
+            yield problem(
+                f"openhim:core:config:{section}:{key}",
+                repr(found[key]),
+                f"nothing; declare openhim:core:ports:{name}, which the firewall opens too",
+            )
 
 
 def _channels(declared: Declared) -> Iterator[str]:
@@ -312,6 +329,7 @@ RULES = (
     _install,
     _users,
     _ports,
+    _core_config,
     _channels,
     _certificates,
 )

@@ -16,6 +16,8 @@ import time
 import zipfile
 from pathlib import Path
 
+from saltext.openhim.core import versions
+
 from lab import cache
 
 MONGODB_VERSION = "6.0.5"
@@ -27,43 +29,6 @@ OPENHIM_VERSION = "4.0.5"
 # Version 4.0.5 speaks a wire protocol that MongoDB 6 no longer answers; these drivers do.
 OPENHIM_DRIVERS = {"mongoose": "5.13.23", "agenda": "2.3.0", "mongodb": "3.7.4"}
 OPENHIM_RECIPE = "5"  # raise it whenever the built archive would change
-
-OPENHIM_PRELOAD = """\
-// Loaded before OpenHIM (node --require): what its newer MongoDB drivers want to be told.
-'use strict'
-const mongoose = require('mongoose')
-
-// MongoDB 3.6 removed $pushAll, which mongoose uses unless every schema says otherwise.
-mongoose.plugin(schema => { schema.options.usePushEach = true })
-// The old topology does not follow elections of current servers.
-mongoose.set('useUnifiedTopology', true)
-mongoose.set('useNewUrlParser', true)
-mongoose.set('useCreateIndex', true)
-mongoose.set('useFindAndModify', false)
-
-// The scheduler (agenda) opens a connection of its own, without any options.
-const { MongoClient } = require('mongodb')
-const connect = MongoClient.connect
-MongoClient.connect = (url, options, callback) => {
-  if (typeof options === 'function') [options, callback] = [{}, options]
-  return connect(url, { useUnifiedTopology: true, useNewUrlParser: true, ...options }, callback)
-}
-
-// The scheduler asks for connections before each job, which only the old topology lists; the
-// unified one waits for a server by itself.
-const NativeTopology = require('mongodb/lib/topologies/native_topology')
-NativeTopology.prototype.connections = function () { return [this] }
-
-// OpenHIM 4 stops its scheduler with a callback, which this agenda does not take; without it
-// neither a restart nor a stop would ever end.
-const Agenda = require('agenda')
-const stop = Agenda.prototype.stop
-Agenda.prototype.stop = function (callback) {
-  const stopped = stop.call(this)
-  if (callback) stopped.then(() => callback(), callback)
-  return stopped
-}
-"""
 
 DEB_CONTROL = f"""\
 Package: mongodb-org-server
@@ -193,10 +158,9 @@ def _install_openhim(folder: Path) -> None:
         ["npm", "install", "--omit=dev", "--ignore-scripts", "--no-audit", "--no-fund", "--silent"],
         cwd=folder,
     )
-    # At its start it would fetch root certificates from the outside, which the lab does not have.
-    certificates = folder / "node_modules" / "ssl-root-cas" / "ssl-root-cas-latest.js"
-    certificates.write_text("module.exports = require('./ssl-root-cas')\n", encoding="utf-8")
-    (folder / "preload.js").write_text(OPENHIM_PRELOAD, encoding="utf-8")
+    # The same that openhim.installed writes where it installs with npm.
+    for path, text in versions.parse(OPENHIM_VERSION).npm_files.items():
+        (folder / path).write_text(text, encoding="utf-8")
     # Names the registry that this machine happens to use, and nothing in the release reads it.
     for lock in (folder / "package-lock.json", folder / "node_modules" / ".package-lock.json"):
         lock.unlink(missing_ok=True)

@@ -197,6 +197,18 @@ class Stack:
         )
 
 
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with ``over`` laid on top, mapping by mapping; both stay as they are."""
+    result = dict(base)
+    for key, value in over.items():
+        below = result.get(key)
+        if isinstance(value, Mapping) and isinstance(below, Mapping):
+            result[key] = merged(below, value)
+        else:
+            result[key] = value
+    return result
+
+
 def core_ports(declared: Mapping[str, Any]) -> dict[str, int]:
     """OpenHIM's own ports by what they are for, as far as a declaration goes."""
     return {**DEFAULT_CORE_PORTS, **((declared.get("core") or {}).get("ports") or {})}

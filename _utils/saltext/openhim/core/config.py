@@ -44,7 +44,7 @@ def build(stack: settings.Stack, pillar: Mapping[str, Any]) -> dict[str, Any]:
     }
     if version.has_session_key:
         own["api"]["sessionKey"] = session_key(pillar)
-    return merged(merged(version.default_config, own), core.get("config") or {})
+    return settings.merged(settings.merged(version.default_config, own), core.get("config") or {})
 
 
 def session_key(pillar: Mapping[str, Any]) -> str:
@@ -97,18 +97,6 @@ def tls_options(stack: settings.Stack) -> dict[str, str]:
         return {}
     authority = mongodb.get("tls_ca_file") or f"{settings.TLS_DIRECTORY}/ca.crt"
     return {"tls": "true", "tlsCAFile": authority}
-
-
-def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """``base`` with ``over`` laid on top, mapping by mapping; both stay as they are."""
-    result = dict(base)
-    for key, value in over.items():
-        below = result.get(key)
-        if isinstance(value, Mapping) and isinstance(below, Mapping):
-            result[key] = merged(below, value)
-        else:
-            result[key] = value
-    return result
 
 
 def masked(value: Any, key: str = "") -> Any:

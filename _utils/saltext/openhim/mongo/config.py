@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from saltext.openhim.errors import OpenHIMError
-from saltext.openhim.settings import TLS_DIRECTORY, ReplicaSet, Stack
+from saltext.openhim.settings import TLS_DIRECTORY, ReplicaSet, Stack, merged
 
 CONFIG_DIRECTORY = "/etc/mongod"
 DATA_DIRECTORY = "/var/lib/mongodb"
@@ -95,14 +94,4 @@ def mongod_config(stack: Stack, minion_id: str, set_name: str) -> dict[str, Any]
         config["storage"]["wiredTiger"] = {
             "engineConfig": {"cacheSizeGB": mongodb["cache_size_gb"]}
         }
-    return _merged(config, mongodb.get("config") or {})
-
-
-def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    result = dict(base)
-    for key, value in over.items():
-        old = result.get(key)
-        if isinstance(value, Mapping) and isinstance(old, Mapping):
-            value = _merged(old, value)
-        result[key] = value
-    return result
+    return merged(config, mongodb.get("config") or {})

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from saltext.openhim.core.versions import SHIPPED_SESSION_KEY
 from saltext.openhim.schema.kinds import problem
 from saltext.openhim.schema.rules import names
 
@@ -24,9 +25,6 @@ EXAMPLE_MARK = "example-only"
 
 #: How a secret begins that the GPG renderer did not decrypt.
 ENCRYPTED_MARK = "-----BEGIN PGP MESSAGE-----"
-
-#: The session key that every OpenHIM is shipped with: everybody knows it.
-SHIPPED_SESSION_KEY = "r8q,+&1LM3)CD*zAGpx1xm{NeQhc;#"
 
 MIN_SESSION_KEY = 32
 

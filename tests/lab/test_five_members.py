@@ -166,6 +166,45 @@ def test_a_changed_configuration_restarts_the_members_of_a_set_one_after_the_oth
     assert changed(again) == []
 
 
+SERVED = "/var/tmp/served"
+BY_URL = {
+    "method": "archive",
+    "source": "http://127.0.0.1:8099/mongodb.tgz",
+    "source_hash": "http://127.0.0.1:8099/mongodb.tgz.sha256",
+}
+
+
+@pytest.mark.parametrize(
+    ("install", "binary"),
+    [
+        ({"method": "preinstalled", "binary": "/usr/bin/mongod"}, "/usr/bin/mongod"),
+        (BY_URL, "/opt/mongodb/6.0.5/bin/mongod"),
+    ],
+    ids=["preinstalled", "archive by URL"],
+)
+def test_mongod_is_installed_in_the_other_ways_too(five, install, binary):
+    if install is BY_URL:
+        for name in ("mongodb.tgz", "mongodb.tgz.sha256"):
+            source, target = f"salt://artifacts/{name}", f"{SERVED}/{name}"
+            five.master.salt([WITNESS], "cp.get_file", source, target, makedirs=True)
+        serve = ["systemd-run", "python3", "-m", "http.server", "--directory", SERVED]
+        five.lab.host(WITNESS).run([*serve, "--bind", "127.0.0.1", "8099"])
+    pillar = {"openhim": {"mongodb": {"install": install}}}
+    results = highstate(five, [WITNESS], pillar=pillar)
+    assert failures(results) == []
+    running = five.lab.host(WITNESS).run(["sh", "-c", "readlink /proc/$(pgrep -o mongod)/exe"])
+    assert running.stdout.strip() == binary
+    again = highstate(five, [WITNESS], pillar=pillar)
+    assert changed(again) == []
+
+
+def test_the_declared_way_of_installing_comes_back_without_an_outage(five):
+    results = highstate(five, [WITNESS])
+    assert failures(results) == []
+    running = five.lab.host(WITNESS).run(["sh", "-c", "readlink /proc/$(pgrep -o mongod)/exe"])
+    assert running.stdout.strip() == "/usr/bin/mongod"
+
+
 @pytest.mark.parametrize(
     ("name", "port", "sites"),
     [

@@ -5,11 +5,14 @@ The tests of this file are one story and run in this order; each begins where th
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import threading
 import time
 from collections.abc import Iterator
 from datetime import datetime
+from pathlib import Path
 
 import pytest
 
@@ -26,10 +29,46 @@ REQUEST = {
 NORTH_DATABASES = ["north-db1", "north-db2"]
 
 
+#: Where the master notes every event of the story; root's alone, as events may hold anything.
+EVENTS = "/root/events.log"
+
+
 @pytest.fixture(scope="module")
 def production() -> Iterator[stack.Stack]:
     with stack.started() as running:
+        note = f"umask 077; exec salt-run state.event >{EVENTS}"
+        running.lab.host("master").run(["systemd-run", "--unit=events", "/bin/sh", "-c", note])
         yield running
+
+
+@pytest.fixture(scope="module", autouse=True)
+def commands(production: stack.Stack) -> Iterator[Commands]:
+    """The command lines of this story."""
+    seen = Commands()
+    seen.start()
+    yield seen
+    seen.stop.set()
+    seen.join()
+
+
+class Commands(threading.Thread):
+    """Every command line that was seen: all hosts' processes are this machine's."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.stop = threading.Event()
+        self.seen: set[bytes] = set()
+
+    def run(self) -> None:
+        known: set[str] = set()
+        young: set[str] = set()
+        while not self.stop.wait(0.05):
+            now = {entry.name for entry in Path("/proc").iterdir() if entry.name.isdigit()}
+            # One that is just starting still shows its parent's command: look at it once more.
+            for name in (now - known) | (now & young):
+                with contextlib.suppress(OSError):
+                    self.seen.add(Path(f"/proc/{name}/cmdline").read_bytes())
+            known, young = now, now - known
 
 
 @pytest.fixture(scope="module")
@@ -102,15 +141,7 @@ def test_only_declared_ports_are_open_to_declared_hosts(production, source, targ
 def test_no_secret_is_in_a_log_a_return_a_process_list_or_a_readable_file(production, first):
     """The canary: every secret of the pillar, searched for where it must not be."""
     results = json.dumps([first, highstate(production)])
-    values = {}
-    for file in (production.folder / "secrets" / "secrets").glob("*.sls"):
-        values |= json.loads(file.read_text())["openhim"]["secrets"]
-    values.pop("tls_ca")  # a certificate is no secret
-    # The key is searched for by a line from its middle: a file may break its lines elsewhere.
-    needles = {
-        name: value.splitlines()[len(value.splitlines()) // 2] for name, value in values.items()
-    }
-    assert len(needles) >= 6
+    needles = _needles(production)
     leaks = [f"highstate's return: {name}" for name, value in needles.items() if value in results]
     for host in production.managed():
         leaks += [f"{host}: {leak}" for leak in _leaks(production.lab.host(host), needles)]
@@ -120,6 +151,20 @@ def test_no_secret_is_in_a_log_a_return_a_process_list_or_a_readable_file(produc
     host.write("/var/tmp/planted", f"password: {needles['mongodb_openhim']}\n", mode=0o644)
     assert _leaks(host, needles) == ["/var/tmp/planted0644: mongodb_openhim"]
     host.run(["rm", "/var/tmp/planted"])
+
+
+def _needles(running: stack.Stack) -> dict[str, str]:
+    """What to search for, by the secret's name."""
+    values = {}
+    for file in (running.folder / "secrets" / "secrets").glob("*.sls"):
+        values |= json.loads(file.read_text())["openhim"]["secrets"]
+    values.pop("tls_ca")  # a certificate is no secret
+    # The key is searched for by a line from its middle: a file may break its lines elsewhere.
+    needles = {
+        name: value.splitlines()[len(value.splitlines()) // 2] for name, value in values.items()
+    }
+    assert len(needles) >= 6
+    return needles
 
 
 def _leaks(host, needles: dict[str, str]) -> list[str]:
@@ -154,7 +199,7 @@ for top in ("/etc", "/var", "/opt/openhim", "/run", "/tmp", "/root", "/home", "/
 """
     # A file in a folder that only its owner may enter is not readable by others.
     reachable = """
-import os
+
 def _reachable(path):
     while path != "/":
         path = os.path.dirname(path)
@@ -194,7 +239,9 @@ def test_a_failover_after_the_site_is_lost_serves_at_the_other(production):
 
     # As if the first try had died right after the decision: the next run goes on from there.
     assert production.master.run("openhim_dr.failover_declare", **request)["resumed"] is False
-    production.master.orchestrate("orch.failover", {"failover": request})
+    done = production.master.orchestrate("orch.failover", {"failover": request})
+    told = json.dumps([preview, done])
+    assert [name for name, value in _needles(production).items() if value in told] == []
     (epoch,) = production.master.run("openhim_dr.history", stack="example")
     assert epoch["active_site"] == "south"
     assert epoch["result"]["rto_seconds"] > epoch["result"]["rto_from_declaration_seconds"] > 0
@@ -236,3 +283,31 @@ def test_a_lost_site_that_returns_finds_itself_without_a_vote(production):
     core = production.lab.host("north-core")
     assert core.run(["systemctl", "is-active", "openhim-core"], check=False).stdout == "inactive\n"
     assert members(production, "south-db1") == expected
+
+
+def test_no_secret_was_in_a_command_line_an_event_or_a_log_in_all_of_this(production, commands):
+    """The canary once more, now that a site was lost, another took over, and it came back."""
+    needles = _needles(production)
+
+    def passed_by() -> dict[str, str]:
+        places = {"event": production.lab.host("master").read(EVENTS)}
+        places |= {
+            command.decode(errors="replace").replace("\0", " "): command.decode(errors="replace")
+            for command in set(commands.seen)
+        }
+        return {
+            where: name
+            for where, text in places.items()
+            for name, v in needles.items()
+            if v in text
+        }
+
+    assert passed_by() == {}
+    for host in production.managed():
+        assert _leaks(production.lab.host(host), needles) == [], host
+    # And it sings.
+    secret = needles["mongodb_operator"]
+    production.master.run("event.send", "planted", data={"password": secret})
+    production.lab.host("north-core").run(["/bin/sh", "-c", "sleep 0.3", secret])
+    wait_for(lambda: "event" in passed_by(), 30, "the event that was planted")
+    assert any(where.startswith("/bin/sh -c sleep") for where in passed_by())

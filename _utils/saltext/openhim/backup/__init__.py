@@ -1,0 +1,1 @@
+"""Backups: consistent dumps, repositories, restore points, the oplog archive, verification."""

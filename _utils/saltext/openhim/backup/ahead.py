@@ -8,15 +8,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Generic, Protocol, TypeVar
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 #: Seconds of waiting after which a producer says that it is still wanted.
 IDLE = 120.0
 
 
-class Source(Protocol[T]):
+class Source(Protocol[T_co]):
     """What is read ahead: a sequence of items, made in a thread of its own."""
 
-    def __iter__(self) -> Iterator[T]: ...
+    def __iter__(self) -> Iterator[T_co]: ...
 
     def keep_alive(self) -> None:
         """Called now and then while nobody takes its items."""

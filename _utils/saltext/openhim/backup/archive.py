@@ -498,18 +498,18 @@ def _entry(found: Mapping[str, Any]) -> Entry:
             raise TypeError("a name that is none")
     except (KeyError, TypeError, ValueError) as error:
         raise ArchiveDamaged(f"the archive's list of namespaces is damaged: {error}") from None
-    return Entry(*texts, size, metadata)
+    return Entry(texts[0], texts[1], texts[2], size, metadata)
 
 
 def _parse_namespace_header(raw: bytes) -> tuple[tuple[str, str], bool, int]:
     found = _decode(raw, "the header of a block")
-    values = [found.get(key) for key in ("db", "collection", "EOF", "CRC")]
-    kinds = [str, str, bool, int]
+    db, collection, eof, crc = (found.get(key) for key in ("db", "collection", "EOF", "CRC"))
     if (
-        len(found) != 4
-        or [type(v) for v in values[:3]] != kinds[:3]
-        or not isinstance(values[3], int)
+        len(found) == 4
+        and isinstance(db, str)
+        and isinstance(collection, str)
+        and isinstance(eof, bool)
+        and isinstance(crc, int)
     ):
-        raise ArchiveDamaged("the header of a block in the archive is damaged")
-    db, collection, eof, crc = values
-    return (db, collection), eof, crc & 0xFFFFFFFFFFFFFFFF
+        return (db, collection), eof, crc & 0xFFFFFFFFFFFFFFFF
+    raise ArchiveDamaged("the header of a block in the archive is damaged. Use another copy.")

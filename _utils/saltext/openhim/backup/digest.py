@@ -13,6 +13,9 @@ from hashlib import sha256
 
 _MODULUS = 1 << 256
 
+#: One whole BSON document.
+Document = bytes | memoryview
+
 
 @dataclass
 class Digest:
@@ -22,7 +25,7 @@ class Digest:
     bytes: int = 0
     total: int = 0
 
-    def update(self, documents: Iterable[bytes | memoryview]) -> None:
+    def update(self, documents: Iterable[Document]) -> None:
         """Adds documents, each one whole BSON document."""
         # Local names: this loop runs once for every document of a database.
         new, number = sha256, int.from_bytes
@@ -46,7 +49,7 @@ class Digest:
         return f"{self.total:064x}"
 
 
-def of(documents: Iterable[bytes | memoryview]) -> str:
+def of(documents: Iterable[Document]) -> str:
     """The digest of these documents."""
     digest = Digest()
     digest.update(documents)

@@ -138,7 +138,7 @@ class _Plan:
     collection: str
     type: str
     options: Mapping[str, Any]
-    indexes: list[Mapping[str, Any]]
+    indexes: Sequence[Mapping[str, Any]]
     uuid: Any
     size: int
     snapshot: bool = True
@@ -457,10 +457,16 @@ def _changed(plan: _Plan, at: Timestamp | None, error: OperationFailure | None) 
     why = f" ({(error.details or {}).get('errmsg', error)})" if error else ""
     moment = f"as it was at {_words(at)}" if at else "whole"
     return Changed(
-        f"{plan.namespace} was dropped, renamed, made anew, or had its indexes changed while it was "
+        f"{plan.namespace} was dropped, renamed, made anew, or got other indexes while it was "
         f"being dumped, so it can't be read {moment}{why}. Nothing of this dump is to be used; "
         "take it again."
     )
+
+
+def addresses(client: MongoClient) -> str:
+    """The servers that a client talks to, for an error's message; never asks them."""
+    known = client.topology_description.server_descriptions()
+    return ", ".join(sorted(f"{host}:{port}" for host, port in known))
 
 
 def _words(at: Timestamp) -> str:
@@ -472,7 +478,7 @@ def _explained(
     client: MongoClient, at: Timestamp | None, plan: _Plan | None = None
 ) -> Iterator[None]:
     """PyMongo's errors in words."""
-    where = ":".join(map(str, client.address or ("MongoDB",)))
+    where = addresses(client)
     began = time.monotonic()
     with explained(where):
         try:
@@ -507,7 +513,7 @@ def _too_old(client: MongoClient, where: str, at: Timestamp, after: float) -> Sn
     name = "minSnapshotHistoryWindowInSeconds"
     window = "a time"
     with contextlib.suppress(OperationFailure, OpenHIMError, Unauthorized):
-        window = f"{client.admin.command('getParameter', 1, **{name: 1})[name]} s"
+        window = f"{client.admin.command({'getParameter': 1, name: 1})[name]} s"
     return SnapshotTooOld(
         f"{where} no longer keeps {_words(at)}, {after:.0f} s into the reading: it keeps {window} "
         f"of history. Raise {name} (setParameter, as an administrator) above the time that a dump "

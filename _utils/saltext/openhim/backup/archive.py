@@ -304,12 +304,17 @@ class Reader:
     def _prelude(self) -> tuple[Header, list[Entry]]:
         raw = self._source.document_or_terminator("the archive's header")
         found = _decode(raw, "the archive's header")
-        header = Header(
-            server_version=str(found.get("server_version", "")),
-            tool_version=str(found.get("tool_version", "")),
-            concurrent_collections=int(found.get("concurrent_collections", 1)),
-            version=str(found.get("version", "")),
-        )
+        try:
+            header = Header(
+                server_version=found["server_version"],
+                tool_version=found["tool_version"],
+                concurrent_collections=int(found["concurrent_collections"]),
+                version=found["version"],
+            )
+        except (KeyError, TypeError, ValueError):
+            raise ArchiveDamaged(
+                "the archive's header is damaged. Restore from another copy."
+            ) from None
         if header.version != FORMAT:
             raise ArchiveDamaged(
                 f"the archive has the format {header.version!r}; this reads {FORMAT!r}. It was "
@@ -319,16 +324,16 @@ class Reader:
         while raw := self._source.document_or_terminator("the list of namespaces"):
             listed.append(raw)
         entries = [_entry(_decode(raw, "the list of namespaces")) for raw in listed]
-        if match := _TOOL.match(header.tool_version):
+        if match := _TOOL.match(str(header.tool_version)):
             header = Header(
-                header.server_version, match["name"], header.concurrent_collections, FORMAT
+                str(header.server_version), match["name"], header.concurrent_collections, FORMAT
             )
             if int(match["crc"], 16) != _prelude_crc(header, b"".join(listed)):
                 raise ArchiveDamaged(
                     "the archive's list of namespaces is not the one that was written (its "
                     "checksum differs). Restore from another copy."
                 )
-        elif "prelude-crc64" in header.tool_version or "saltext" in header.tool_version:
+        elif "prelude-crc64" in str(found) or "saltext" in str(found):
             raise ArchiveDamaged("the archive's header is damaged. Restore from another copy.")
         return header, entries
 

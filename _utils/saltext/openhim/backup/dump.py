@@ -65,6 +65,8 @@ _SNAPSHOT_TOO_OLD = 239
 _SNAPSHOT_UNAVAILABLE = 246
 _UUID_MISMATCH = 361
 _CURSOR_NOT_FOUND = 43
+#: From this release on, a find can be told which collection it means.
+_BY_UUID = (6, 0)
 #: What a read of a collection gets that was dropped, renamed or built an index meanwhile.
 _CHANGED = {_NAMESPACE_NOT_FOUND, _PLAN_KILLED, _SNAPSHOT_UNAVAILABLE, _UUID_MISMATCH}
 
@@ -339,7 +341,7 @@ def _find(server: _Server, plan: _Plan, at: Timestamp | None) -> dict[str, Any]:
     if plan.options.get("capped"):
         # Its order is part of what it says.
         find["sort"] = {"$natural": 1}
-    if server.release >= (6, 0) and plan.uuid:
+    if server.release >= _BY_UUID and plan.uuid:
         find["collectionUUID"] = plan.uuid
     return find
 

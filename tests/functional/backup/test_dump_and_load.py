@@ -294,7 +294,8 @@ def test_a_moment_that_has_not_come_is_refused(client):
         dumped(client, at=Timestamp(datetime.datetime(2100, 1, 1), 1))
 
 
-def test_deletes_during_the_dump_do_not_show(client):
+def test_deletes_during_the_dump_do_not_show(client, monkeypatch):
+    monkeypatch.setattr(dump, "READ_AHEAD_BYTES", 1000)
     db = client.openhim
     db.alerts.insert_many([{"at": NOW, "n": n, "x": "y" * 1000} for n in range(4000)])
     db.zzz.insert_many([{"n": n} for n in range(50)])
@@ -352,7 +353,8 @@ def test_a_collection_that_changes_its_identity_spoils_the_dump(
         read_documents(out.getvalue())
 
 
-def test_an_index_that_is_built_meanwhile_does_no_harm(client):
+def test_an_index_that_is_built_meanwhile_does_no_harm(client, monkeypatch):
+    monkeypatch.setattr(dump, "READ_AHEAD_BYTES", 1000)
     db = client.openhim
     db.aaa.insert_many([{"x": "y" * 1000} for _ in range(3000)])
     db.zzz.insert_many([{"n": n} for n in range(50)])
@@ -384,7 +386,8 @@ def test_a_moment_that_the_server_forgot_is_told_with_the_setting(client):
     assert f"Raise {name}" in message
 
 
-def test_an_election_during_the_dump_does_no_harm(client, single):
+def test_an_election_during_the_dump_does_no_harm(client, single, monkeypatch):
+    monkeypatch.setattr(dump, "READ_AHEAD_BYTES", 1000)
     db = client.openhim
     db.aaa.insert_many([{"x": "y" * 1000} for _ in range(6000)])
     db.zzz.insert_many([{"n": n} for n in range(50)])

@@ -99,8 +99,6 @@ openhim:
     servers: [10.20.0.10]
     max_offset_ms: 500
 
-  backup: {}
-
   targets:                       # what the business asks for; reports show what was measured beside it
     rpo_seconds: 60
     rto_seconds: 900

@@ -79,8 +79,10 @@ BAD = [
      "openhim:mongodb:durabilty: found an unknown key; allowed cache_size_gb, config, databases, "
      "durability, election_timeout_ms, install, replica_sets, tls, tls_ca_file, users, version, "
      "write_timeout_ms (did you mean 'durability'?)"),
-    ({"backup:repositories": {}},
-     "openhim:backup:repositories: found an unknown key; allowed no keys yet"),
+    ({"backup:repositoris": {}},
+     "openhim:backup:repositoris: found an unknown key; allowed assertions, files, max_age_seconds, "
+     "max_unverified_seconds, recovery_secret, repositories, retention, schedule, taken_by, user, "
+     "verified_by (did you mean 'repositories'?)"),
     ({"mongodb:write_timeout_ms": 0},
      "openhim:mongodb:write_timeout_ms: found the number 0; allowed a whole number from 1"),
     # What YAML makes of things.

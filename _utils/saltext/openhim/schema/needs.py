@@ -42,6 +42,7 @@ def needed(declared: Mapping[str, Any], host_id: str) -> dict[str, str]:
         found |= _of_mongodb(declared)
     if "core" in roles:
         found |= _of_core(declared)
+    found |= _of_backup(declared, host_id)
     return found | _of_certificates(declared, host_id)
 
 
@@ -118,6 +119,31 @@ def _of_objects(value: Any, path: str) -> Iterator[tuple[str, str]]:
     elif isinstance(value, list):
         for number, entry in enumerate(value):
             yield from _of_objects(entry, f"{path}:{number}")
+
+
+def _of_backup(declared: Mapping[str, Any], host_id: str) -> dict[str, str]:
+    """The credentials of the repositories that this host uses, each with what it may do there."""
+    backup = declared.get("backup", {})
+    repositories = backup.get("repositories", {})
+    takes, verifies = (backup.get(key) == host_id for key in ("taken_by", "verified_by"))
+    found: dict[str, str] = {}
+    for name, entry in repositories.items():
+        pulls = entry.get("pulled_by") == host_id
+        feeds = any(
+            other.get("copy_of") == name and other.get("pulled_by") == host_id
+            for other in repositories.values()
+        )
+        first = "copy_of" not in entry
+        used = pulls or feeds or (first and (takes or verifies))
+        prunes = entry.get("pruned_by") == host_id
+        secrets = [entry.get("secret")] if used or prunes else []
+        secrets += entry.get("environment", {}).values() if used else []
+        secrets += entry.get("prune_environment", {}).values() if prunes else []
+        found |= {secret: f"openhim:backup:repositories:{name}" for secret in secrets if secret}
+    user = declared.get("mongodb", {}).get("users", {}).get(backup.get("user"), {})
+    if takes and user.get("secret"):
+        found[user["secret"]] = "openhim:backup:user"
+    return found
 
 
 def _of_certificates(declared: Mapping[str, Any], host_id: str) -> dict[str, str]:

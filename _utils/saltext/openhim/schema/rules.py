@@ -307,6 +307,45 @@ def _certificates(declared: Declared) -> Iterator[str]:
         )
 
 
+def _backup(declared: Declared) -> Iterator[str]:
+    """Hosts, users and repositories that the backups name are declared, and fit their purpose."""
+    backup = declared.get("backup", {})
+    hosts, users = declared.get("hosts"), declared.get("mongodb", {}).get("users")
+    repositories = backup.get("repositories", {})
+    named = [("openhim:backup", key, backup) for key in ("taken_by", "verified_by")]
+    for name, entry in repositories.items():
+        path = f"openhim:backup:repositories:{name}"
+        named += [(path, key, entry) for key in ("pulled_by", "pruned_by")]
+        yield from _copy(path, name, entry, repositories)
+        if entry.get("pruned_by") and entry["pruned_by"] == backup.get("taken_by"):
+            yield problem(
+                f"{path}:pruned_by",
+                f"{entry['pruned_by']!r}, which takes the backups",
+                "another host: who takes the place of production must not be able to delete them",
+            )
+    for path, key, entry in named:
+        if hosts is not None and key in entry and entry[key] not in hosts:
+            yield _unknown(f"{path}:{key}", entry[key], hosts)
+    if users is not None and "user" in backup and backup["user"] not in users:
+        yield _unknown("openhim:backup:user", backup["user"], users)
+
+
+def _copy(
+    path: str, name: str, entry: Mapping[str, Any], repositories: Mapping[str, Any]
+) -> Iterator[str]:
+    source = entry.get("copy_of")
+    if source is None:
+        if "pulled_by" in entry:
+            yield problem(f"{path}:pulled_by", "a host", "nothing, where there is no copy_of")
+        return
+    if source not in repositories:
+        yield _unknown(f"{path}:copy_of", source, set(repositories) - {name})
+    elif source == name or "copy_of" in repositories[source]:
+        yield problem(f"{path}:copy_of", repr(source), "a repository that is no copy itself")
+    if "pulled_by" not in entry:
+        yield problem(f"{path}:pulled_by", "nothing", "the host that pulls the copies")
+
+
 def _sets(declared: Declared) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for name, entry in declared.get("mongodb", {}).get("replica_sets", {}).items():
         if entry.get("members"):
@@ -332,4 +371,5 @@ RULES = (
     _core_config,
     _channels,
     _certificates,
+    _backup,
 )

@@ -41,6 +41,7 @@ SOURCE = Text("a URL or a path (salt://, https://, /…)", pattern=r"(\w+://\S+|
 PATH = Text("an absolute path", pattern=r"/\S*")
 EMAIL = Text("an e-mail address", pattern=r"[^\s@]+@[^\s@]+")
 CERTIFICATE = Text("a certificate (PEM)", pattern=r"(?s)\s*-----BEGIN CERTIFICATE-----.*")
+VARIABLE = Text("an environment variable", pattern=r"[A-Z][A-Z0-9_]*")
 PORT = Number(1, 65535)
 TEXTS = ListOf(Text())
 PROFILE = choice("production", "reduced")
@@ -473,6 +474,127 @@ FIREWALL = Tree(
     }
 )
 
+REPOSITORY = Tree(
+    {
+        "url": Key(
+            Text("a repository as restic writes it: /path, sftp:…, rest:…, s3:…", pattern=r"\S+"),
+            "Where it is, as restic writes it. Passwords of the storage are in `environment`.",
+            required=True,
+        ),
+        "secret": Key(SECRET_NAME, "The secret that encrypts and opens it.", required=True),
+        "environment": Key(
+            MapOf(SECRET_NAME, VARIABLE),
+            "Credentials of the storage, by the variable that restic reads: the secret's name.",
+        ),
+        "options": Key(TEXTS, "restic's extended options, such as `sftp.args=…`; no secrets."),
+        "copy_of": Key(
+            NAME, "The repository whose restore points are pulled into this one, by `pulled_by`."
+        ),
+        "pulled_by": Key(MINION_ID, "The host that pulls, best at another site."),
+        "pruned_by": Key(
+            MINION_ID,
+            "The host that removes old restore points, never the one that takes them.",
+        ),
+        "prune_url": Key(
+            Text("a repository as restic writes it", pattern=r"\S+"), "Where it prunes."
+        ),
+        "prune_environment": Key(
+            MapOf(SECRET_NAME, VARIABLE), "The credentials with which it prunes."
+        ),
+    }
+)
+
+BACKUP = Tree(
+    {
+        "taken_by": Key(
+            MINION_ID, "The host that takes restore points; best at a distant site.", required=True
+        ),
+        "user": Key(
+            NAME, "The entry of `mongodb:users` as whom; MongoDB's role `backup`.", required=True
+        ),
+        "repositories": Key(
+            MapOf(REPOSITORY, NAME, at_least=1),
+            "By name; two or more, at different sites or providers.",
+            required=True,
+        ),
+        "recovery_secret": Key(
+            SECRET_NAME,
+            "The recovery key that opens every repository; kept elsewhere once it was added.",
+        ),
+        "files": Key(
+            ListOf(PATH),
+            "Files and folders of `taken_by` that belong to a restore point.",
+            default="[]",
+        ),
+        "retention": Key(
+            Tree(
+                {
+                    **{
+                        name: Key(Number(0), f"{words} are kept.", default="0")
+                        for name, words in (
+                            ("last", "So many of the newest restore points"),
+                            ("hourly", "The newest of so many hours"),
+                            ("daily", "The newest of so many days"),
+                            ("weekly", "The newest of so many weeks"),
+                            ("monthly", "The newest of so many months"),
+                            ("yearly", "The newest of so many years"),
+                        )
+                    },
+                    "minimum_verified": Key(
+                        Number(0),
+                        "Nothing is removed while fewer verified ones would be left.",
+                        default="1",
+                    ),
+                }
+            ),
+            "Which restore points are kept; all when left out.",
+        ),
+        "verified_by": Key(MINION_ID, "The host that restores them to verify them."),
+        "assertions": Key(
+            ListOf(
+                Tree(
+                    {
+                        "collection": Key(Text(), "`database.collection`.", required=True),
+                        "at_least": Key(Number(0), "It has so many documents, or more."),
+                        "newest": Key(
+                            Tree(
+                                {
+                                    "field": Key(Text(), "A field that is a date.", required=True),
+                                    "within_seconds": Key(
+                                        Number(1), "How old it may be.", required=True
+                                    ),
+                                }
+                            ),
+                            "Its newest document is not older, at the restore point's time.",
+                        ),
+                    }
+                )
+            ),
+            "What must be so in a restore point, beside what the manifest says.",
+        ),
+        "schedule": Key(
+            Tree(
+                {
+                    name: Key(Number(60), f"Seconds between {words}.")
+                    for name, words in (
+                        ("take", "two restore points"),
+                        ("copy", "two pulls into the copies"),
+                        ("verify", "two verifications"),
+                        ("prune", "two removals of what retention does not keep"),
+                    )
+                }
+            ),
+            "What the minions do by themselves.",
+        ),
+        "max_age_seconds": Key(
+            Number(60), "An older newest restore point is a failure.", default="86400"
+        ),
+        "max_unverified_seconds": Key(
+            Number(60), "So long without a verified one is a degradation.", default="604800"
+        ),
+    }
+)
+
 RECOVERY = Tree(
     {
         "epoch": Key(Number(0), "Which history is the real one."),
@@ -523,7 +645,7 @@ OPENHIM = Tree(
             ),
             "Clock synchronisation.",
         ),
-        "backup": Key(Tree({}, empty=True), "Reserved: no keys yet."),
+        "backup": Key(BACKUP, "Restore points: where, by whom, how often, for how long."),
         "targets": Key(
             Tree(
                 {

@@ -1,0 +1,179 @@
+"""What the pillar says of backups, as one host may use it.
+
+A host has the credentials of the repositories that it works with and of no others, so what cannot
+be done here is refused by name and not found out half-way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from pymongo import MongoClient
+from saltext.openhim import secrets, settings
+from saltext.openhim.backup.repository import Repository
+from saltext.openhim.backup.retention import Policy
+from saltext.openhim.errors import OpenHIMError, Refused, Unreachable
+from saltext.openhim.mongo import connection
+from saltext.openhim.settings import ReplicaSet, Stack
+
+#: A dump reads for hours, but a server that says nothing for so long is gone (milliseconds).
+SOCKET_TIMEOUT_MS = 600_000
+
+#: What a host does with a repository.
+USE = "use"
+PRUNE = "prune"
+
+
+@dataclass(frozen=True)
+class Backups:
+    """The declared backups of a stack, seen from one host."""
+
+    stack: Stack
+    host: str
+    pillar: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def entry(self) -> Mapping[str, Any]:
+        """``openhim:backup``."""
+        entry = self.stack.declared.get("backup") or {}
+        if not entry:
+            raise OpenHIMError(
+                "openhim:backup: found nothing; declare repositories, a user and taken_by"
+            )
+        return entry
+
+    @property
+    def repositories(self) -> Mapping[str, Mapping[str, Any]]:
+        """The declared repositories, by name."""
+        return self.entry["repositories"]
+
+    @property
+    def first(self) -> list[str]:
+        """The repositories into which restore points are taken, not copied."""
+        return [name for name, entry in self.repositories.items() if "copy_of" not in entry]
+
+    @property
+    def pulled_here(self) -> list[str]:
+        """The repositories into which this host pulls copies."""
+        return [n for n, entry in self.repositories.items() if entry.get("pulled_by") == self.host]
+
+    @property
+    def pruned_here(self) -> list[str]:
+        """The repositories from which this host removes old restore points."""
+        return [n for n, entry in self.repositories.items() if entry.get("pruned_by") == self.host]
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the recovery record; 0 before the first recovery."""
+        return int((self.stack.declared.get("recovery") or {}).get("epoch") or 0)
+
+    @property
+    def policy(self) -> Policy | None:
+        """What retention keeps; None keeps everything."""
+        declared = dict(self.entry.get("retention") or {})
+        declared.pop("minimum_verified", None)
+        return Policy(**declared) if declared else None
+
+    @property
+    def minimum_verified(self) -> int:
+        """So many verified restore points stay, whatever the policy says."""
+        return int((self.entry.get("retention") or {}).get("minimum_verified", 1))
+
+    def repository(self, name: str | None = None, purpose: str = USE) -> Repository:
+        """A declared repository, with the credentials that this host has for a purpose.
+
+        name: may be left out where there is only one to take restore points into.
+        """
+        name = name or self._only()
+        if name not in self.repositories:
+            known = ", ".join(sorted(self.repositories))
+            raise OpenHIMError(
+                f"the repository {name!r} is not in openhim:backup:repositories; declared are "
+                f"{known}"
+            )
+        entry = self.repositories[name]
+        url, environment = entry["url"], entry.get("environment") or {}
+        if purpose == PRUNE:
+            url = entry.get("prune_url", url)
+            environment = entry.get("prune_environment") or environment
+        return Repository(
+            url,
+            secrets.lookup(self.pillar, entry["secret"]),
+            environment={v: secrets.lookup(self.pillar, s) for v, s in environment.items()},
+            options=tuple(entry.get("options") or ()),
+        )
+
+    def _only(self) -> str:
+        if len(self.first) != 1:
+            raise OpenHIMError(
+                f"which repository is meant? Declared are {', '.join(sorted(self.repositories))}; "
+                "name one with repository=NAME"
+            )
+        return self.first[0]
+
+    def require_role(self, key: str, what: str) -> None:
+        """Refuse what the pillar gives to another host."""
+        if self.entry.get(key) != self.host:
+            raise Refused(
+                f"{what} is the task of {self.entry.get(key) or 'no declared host'} "
+                f"(openhim:backup:{key}), not of {self.host}; run it there"
+            )
+
+    def databases(self) -> dict[str, list[str]]:
+        """The databases to be kept, by replica set; main and audit may share a set, or be one."""
+        found: dict[str, list[str]] = {}
+        for database in self.stack.databases.values():
+            names = found.setdefault(database.replica_set.name, [])
+            if database.name not in names:
+                names.append(database.name)
+        return found
+
+    @contextmanager
+    def source(self, set_name: str) -> Iterator[MongoClient]:
+        """A connection to the member that a dump reads: a secondary, best at this host's site."""
+        access = self._access()
+        member = _best_member(self.stack.replica_sets[set_name], self._site(), access)
+        with connection.connected(member, access, socketTimeoutMS=SOCKET_TIMEOUT_MS) as client:
+            yield client
+
+    def _site(self) -> str:
+        return self.stack.host(self.host).site
+
+    def _access(self) -> connection.Access:
+        user = self.entry["user"]
+        declared = self.stack.declared["mongodb"]["users"][user]
+        tls_ca = connection.Access.from_pillar(self.stack, self.pillar).tls_ca_file
+        password = secrets.lookup(self.pillar, declared["secret"])
+        return connection.Access(user, password, None, tls_ca)
+
+
+def from_pillar(pillar: Mapping[str, Any], minion_id: str) -> Backups:
+    """The backups that a pillar declares, as the host ``minion_id`` may use them."""
+    return Backups(settings.from_pillar(pillar), minion_id, pillar)
+
+
+def _best_member(replica_set: ReplicaSet, site: str, access: connection.Access) -> str:
+    """The member to read: of the living, a secondary before the primary, one here before others."""
+    found: list[tuple[bool, bool, str]] = []
+    silent: list[str] = []
+    for member in replica_set.members:
+        try:
+            with connection.connected(member.name, access, connection.NOBODY) as client:
+                hello = client.admin.command("hello")
+        except OpenHIMError as error:
+            silent.append(str(error))
+            continue
+        if hello.get("secondary") or hello.get("isWritablePrimary"):
+            primary = bool(hello.get("isWritablePrimary"))
+            found.append((primary, member.host.site != site, member.name))
+        else:
+            silent.append(f"{member.name} is neither primary nor secondary")
+    if not found:
+        raise Unreachable(
+            f"no member of {replica_set.name} can be read: {'; '.join(silent)}. A restore point "
+            "needs one that is up"
+        )
+    return min(found)[2]

@@ -1,0 +1,294 @@
+"""The verbs of backups, as one host carries them out: take, copy, prune, restore."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from pymongo import MongoClient
+from pymongo.write_concern import WriteConcern
+from saltext.openhim.backup import dump, load, points
+from saltext.openhim.backup.declaration import PRUNE, Backups
+from saltext.openhim.backup.points import RestorePoint
+from saltext.openhim.backup.progress import Progress
+from saltext.openhim.errors import OpenHIMError, Refused
+from saltext.openhim.mongo import connection
+
+#: One host does one of these at a time; the kernel lets the lock go with the process.
+LOCK = "/run/saltext-openhim/backup.lock"
+
+#: Where a restore says what was restored: a collection of OpenHIM's main database.
+MARKER = "saltext_openhim_restores"
+
+LATEST = "latest"
+
+Tell = Callable[[Progress], None] | None
+
+
+@contextmanager
+def alone(what: str, path: str = LOCK) -> Iterator[None]:
+    """Refuses while another backup, copy, removal or restore is under way on this host."""
+    Path(path).parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    with Path(path).open("a+", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise Refused(
+                f"{lock.read().strip() or 'another backup'} is under way on this host; {what} was "
+                "not begun. Try again when that one is done"
+            ) from None
+        lock.truncate(0)
+        lock.write(f"{what} (since {datetime.now(timezone.utc):%Y-%m-%d %H:%M:%S} UTC)")
+        lock.flush()
+        yield
+        lock.truncate(0)
+
+
+def take(
+    backups: Backups, by: str, why: str, repository: str | None = None, progress: Tell = None
+) -> RestorePoint:
+    """Takes a restore point of both databases and the declared files.
+
+    repository: into which; may be left out where only one is no copy. by, why: for those who read
+    the manifest later.
+
+    What fails half-way leaves no restore point, and removes its parts where it may.
+    """
+    backups.require_role("taken_by", "taking restore points")
+    with alone("taking a restore point"):
+        target = backups.repository(repository)
+        with points.Taking(
+            target,
+            backups.stack.name,
+            by=by,
+            why=why,
+            epoch=backups.epoch,
+            host=backups.host,
+        ) as taking:
+            for set_name, databases in sorted(backups.databases().items()):
+                _store(backups, taking, set_name, databases, progress)
+            if backups.entry.get("files"):
+                taking.store_files(backups.entry["files"])
+            return taking.commit()
+
+
+def _store(
+    backups: Backups, taking: points.Taking, set_name: str, databases: list[str], progress: Tell
+) -> None:
+    with backups.source(set_name) as client:
+
+        def produce(out: BinaryIO) -> dump.Dumped:
+            return dump.dump(client, databases, out, progress=progress)
+
+        taking.store_dump(set_name, produce)
+
+
+def copy(backups: Backups, repository: str) -> list[RestorePoint]:
+    """Pulls the restore points that a copy does not have yet; returns them."""
+    if repository not in backups.pulled_here:
+        raise Refused(
+            f"pulling into {repository!r} is not the task of {backups.host}: expected is one of "
+            f"{', '.join(backups.pulled_here) or 'none'} (openhim:backup:repositories:…:pulled_by)"
+        )
+    source = backups.repositories[repository]["copy_of"]
+    with alone(f"copying into {repository}"):
+        return points.copy(
+            backups.repository(source), backups.repository(repository), backups.stack.name
+        )
+
+
+def prune(backups: Backups, repository: str, confirm: bool = False) -> points.Pruned:
+    """Removes the restore points that retention does not keep; only tells which, unless confirmed."""
+    if repository not in backups.pruned_here:
+        raise Refused(
+            f"removing restore points from {repository!r} is not the task of {backups.host}: "
+            f"expected is one of {', '.join(backups.pruned_here) or 'none'} "
+            "(openhim:backup:repositories:…:pruned_by)"
+        )
+    policy = backups.policy
+    if policy is None:
+        raise Refused(
+            "openhim:backup:retention: found nothing, so every restore point is kept; declare how "
+            "many are"
+        )
+    with alone(f"removing restore points from {repository}"):
+        return points.prune(
+            backups.repository(repository, PRUNE),
+            backups.stack.name,
+            policy,
+            minimum_verified=backups.minimum_verified,
+            confirm=confirm,
+        )
+
+
+def find(
+    backups: Backups, point: str = LATEST, repository: str | None = None
+) -> tuple[RestorePoint, str]:
+    """A committed restore point, and the repository in which it is.
+
+    point: an ID, ``latest`` or ``verified`` (the newest that was verified). repository: all that
+    this host can open are looked through when left out, and what one of them says against it is
+    told when none has it.
+    """
+    names = [repository] if repository else list(backups.repositories)
+    found: list[tuple[RestorePoint, str]] = []
+    failures: list[str] = []
+    for name in names:
+        try:
+            known = points.listing(backups.repository(name), backups.stack.name)
+            if point == LATEST:
+                wanted = known.points[-1:]
+            elif point == "verified":
+                wanted = tuple(p for p in known.points if p.verified)[-1:]
+            else:
+                wanted = (known.point(point),)
+        except OpenHIMError as error:
+            failures.append(f"{name}: {error}")
+            continue
+        found += [(one, name) for one in wanted]
+        if not wanted:
+            failures.append(f"{name}: holds no such restore point of {backups.stack.name}")
+    if not found:
+        raise OpenHIMError(f"no restore point {point!r} was found. {'; '.join(failures)}")
+    return max(found, key=lambda each: each[0].time)
+
+
+def restore(
+    backups: Backups,
+    point: str = LATEST,
+    *,
+    by: str,
+    why: str,
+    repository: str | None = None,
+    overwrite: bool = False,
+    configuration_first: bool = False,
+    on_configured: Callable[[], None] | None = None,
+    progress: Tell = None,
+) -> dict[str, Any]:
+    """Restores a restore point into the declared replica sets, and leaves a marker there.
+
+    Run on a host with the operator's password. OpenHIM must not run meanwhile: it would write into
+    data that is incomplete. overwrite: collections of the same name are dropped first; otherwise
+    they are a reason to refuse. configuration_first: ``on_configured`` is called as soon as
+    OpenHIM's configuration is in.
+
+    Returns ``point``, ``repository``, ``namespaces`` (their number), ``documents`` and ``bytes``.
+    """
+    with alone("restoring"):
+        chosen, name = find(backups, point, repository)
+        opened = backups.repository(name)
+        loaded = []
+        with ExitStack() as stack:
+            targets = {
+                one.name: (one, stack.enter_context(_primary(backups, one.name)))
+                for one in chosen.manifest.replica_sets
+            }
+            _refuse_before(backups, chosen, targets, overwrite)
+            for one, client in targets.values():
+                with points.open_part(opened, chosen, one.part) as stream:
+                    loaded.append(
+                        load.load(
+                            stream,  # type: ignore[arg-type]
+                            client,
+                            overwrite=overwrite,
+                            configuration_first=configuration_first,
+                            on_configured=on_configured,
+                            progress=progress,
+                        )
+                    )
+                _compare(one, loaded[-1])
+            _mark(backups, targets, chosen, name, by, why)
+        return {
+            "point": chosen.id,
+            "repository": name,
+            "namespaces": sum(len(each.namespaces) for each in loaded),
+            "documents": sum(each.count for each in loaded),
+            "bytes": sum(each.bytes for each in loaded),
+        }
+
+
+@contextmanager
+def _primary(backups: Backups, set_name: str) -> Iterator[MongoClient]:
+    if set_name not in backups.stack.replica_sets:
+        raise Refused(
+            f"the restore point is of the replica set {set_name!r}, and the pillar declares "
+            f"{', '.join(sorted(backups.stack.replica_sets))}; nothing was restored"
+        )
+    here = connection.vantage(backups.pillar, backups.host, set_name)
+    with here.primary() as client:
+        yield client
+
+
+def _refuse_before(
+    backups: Backups,
+    chosen: RestorePoint,
+    targets: Mapping[str, tuple[Any, MongoClient]],
+    overwrite: bool,
+) -> None:
+    """Whatever one of the sets has against it is said before the other one is touched."""
+    if overwrite:
+        return
+    for one, client in targets.values():
+        there = [
+            found
+            for name in sorted({namespace.db for namespace in one.namespaces})
+            for found in (f"{name}.{c}" for c in client[name].list_collection_names())
+            if found in {f"{n.db}.{n.collection}" for n in one.namespaces}
+        ]
+        if there:
+            raise Refused(
+                f"{one.name} holds data already ({', '.join(there[:3])}"
+                f"{f' and {len(there) - 3} more' if len(there) > 3 else ''}); nothing was "
+                f"restored of {chosen.id}. Say overwrite=True if it may be replaced"
+            )
+
+
+def _compare(one: Any, loaded: load.Loaded) -> None:
+    """What was inserted is what the manifest describes: counts, bytes and content hashes."""
+    wanted = {(n.db, n.collection): (n.count, n.bytes, n.digest) for n in one.namespaces}
+    found = {(n.db, n.collection): (n.count, n.bytes, n.digest) for n in loaded.namespaces}
+    wrong = [
+        ".".join(key) for key in sorted(wanted.keys() | found) if wanted.get(key) != found.get(key)
+    ]
+    if wrong:
+        raise OpenHIMError(
+            f"{one.name} was restored, and differs from the manifest in {', '.join(wrong[:5])}; "
+            "do not use it, restore another point"
+        )
+
+
+def _mark(
+    backups: Backups,
+    targets: Mapping[str, tuple[Any, MongoClient]],
+    chosen: RestorePoint,
+    repository: str,
+    by: str,
+    why: str,
+) -> None:
+    main = backups.stack.databases["main"]
+    collection = targets[main.replica_set.name][1][main.name].get_collection(
+        MARKER, write_concern=WriteConcern("majority", wtimeout=60_000)
+    )
+    marker = {
+        "_id": f"{chosen.id} {datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%SZ}",
+        "point": chosen.id,
+        "stack": chosen.stack,
+        "repository": repository,
+        "restored_at": datetime.now(timezone.utc),
+        "by": by,
+        "why": why,
+    }
+    collection.insert_one(marker)
+
+
+def restored(backups: Backups) -> Sequence[Mapping[str, Any]]:
+    """The markers that restores left in the main database, the oldest first."""
+    main = backups.stack.databases["main"]
+    with _primary(backups, main.replica_set.name) as client:
+        found = client[main.name][MARKER].find(sort=[("restored_at", 1)])
+        return [{k: v for k, v in each.items() if k != "_id"} for each in found]

@@ -66,6 +66,16 @@ class Backups:
         return [n for n, entry in self.repositories.items() if entry.get("pruned_by") == self.host]
 
     @property
+    def visible(self) -> list[str]:
+        """The repositories whose credentials this host has."""
+        known = (self.pillar.get("openhim") or {}).get("secrets") or {}
+        return [
+            name
+            for name, entry in self.repositories.items()
+            if {entry["secret"], *(entry.get("environment") or {}).values()} <= set(known)
+        ]
+
+    @property
     def epoch(self) -> int:
         """The epoch of the recovery record; 0 before the first recovery."""
         return int((self.stack.declared.get("recovery") or {}).get("epoch") or 0)

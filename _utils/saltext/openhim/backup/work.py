@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 
 from pymongo import MongoClient
 from pymongo.write_concern import WriteConcern
+from saltext.openhim import secrets
 from saltext.openhim.backup import dump, load, points
 from saltext.openhim.backup.declaration import PRUNE, Backups
 from saltext.openhim.backup.points import RestorePoint
@@ -103,7 +104,7 @@ def copy(backups: Backups, repository: str) -> list[RestorePoint]:
 
 
 def prune(backups: Backups, repository: str, confirm: bool = False) -> points.Pruned:
-    """Removes the restore points that retention does not keep; only tells which, unless confirmed."""
+    """Removes the restore points that retention does not keep; unless confirmed, tells which."""
     if repository not in backups.pruned_here:
         raise Refused(
             f"removing restore points from {repository!r} is not the task of {backups.host}: "
@@ -135,7 +136,7 @@ def find(
     this host can open are looked through when left out, and what one of them says against it is
     told when none has it.
     """
-    names = [repository] if repository else list(backups.repositories)
+    names = [repository] if repository else backups.visible
     found: list[tuple[RestorePoint, str]] = []
     failures: list[str] = []
     for name in names:
@@ -292,3 +293,22 @@ def restored(backups: Backups) -> Sequence[Mapping[str, Any]]:
     with _primary(backups, main.replica_set.name) as client:
         found = client[main.name][MARKER].find(sort=[("restored_at", 1)])
         return [{k: v for k, v in each.items() if k != "_id"} for each in found]
+
+
+def add_recovery_key(backups: Backups, repository: str | None = None) -> bool:
+    """Adds the declared recovery key to a repository and proves that it opens it.
+
+    Returns False when it opens it already.
+    """
+    secret = backups.entry.get("recovery_secret")
+    if not secret:
+        raise OpenHIMError(
+            "openhim:backup:recovery_secret: found nothing; name the secret that is the recovery "
+            "key"
+        )
+    password = secrets.lookup(backups.pillar, secret)
+    opened = backups.repository(repository)
+    if opened.opens_with(password):
+        return False
+    opened.key_add(password, user="recovery", host=backups.stack.name)
+    return True

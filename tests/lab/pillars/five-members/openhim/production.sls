@@ -87,5 +87,4 @@ openhim:
   clock:
     servers: [10.20.0.10]
     max_offset_ms: 500
-  backup: {}
   targets: {rpo_seconds: 0, rto_seconds: 900}

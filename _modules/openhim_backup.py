@@ -1,0 +1,396 @@
+"""
+Backups of an OpenHIM stack
+===========================
+
+Restore points of OpenHIM's databases and files, encrypted in restic repositories: taken, copied,
+verified, restored, and how they are. The pillar's ``openhim:backup`` says where, by whom, and for
+how long.
+
+Every function raises when it cannot do what it says. A restore point is there when its manifest is,
+and not before.
+"""
+
+from salt.exceptions import CommandExecutionError
+
+try:
+    from saltext.openhim import files
+    from saltext.openhim.backup import declaration, points, work
+    from saltext.openhim.backup import status as judging
+    from saltext.openhim.mongo.connection import raises
+
+    _converted = raises(CommandExecutionError)
+    _PROBLEM = None
+except ImportError as error:
+    _PROBLEM = f"openhim_backup needs PyMongo and the library of saltext-openhim: {error}"
+
+    def _converted(function):
+        return function
+
+
+__virtualname__ = "openhim_backup"
+
+__func_alias__ = {"list_": "list"}
+
+#: At most so often is progress told as an event.
+_EVENT = "openhim/backup/progress"
+
+
+def __virtual__():
+    return __virtualname__ if _PROBLEM is None else (False, _PROBLEM)
+
+
+def _backups():
+    return declaration.from_pillar(__pillar__, __opts__["id"])
+
+
+def _tell(what):
+    """Progress as events on the master's bus; a person watches with ``salt-run state.event``."""
+
+    def tell(progress):
+        __salt__["event.fire_master"](
+            {
+                "what": what,
+                "namespace": progress.namespace,
+                "done_bytes": progress.done_bytes,
+                "total_bytes": progress.total_bytes,
+                "bytes_per_second": round(progress.rate),
+                "seconds_left": progress.seconds_left,
+            },
+            _EVENT,
+        )
+
+    return tell
+
+
+def _shown(point, repository):
+    manifest = point.manifest
+    return {
+        "id": point.id,
+        "repository": repository,
+        "time": point.time.isoformat(),
+        "cluster_times": {name: list(at) for name, at in manifest.times.items()},
+        "documents": sum(n.count for one in manifest.replica_sets for n in one.namespaces),
+        "bytes": sum(n.bytes for one in manifest.replica_sets for n in one.namespaces),
+        "files": len(manifest.files),
+        "by": manifest.by,
+        "why": manifest.why,
+        "host": manifest.host,
+        "epoch": manifest.epoch,
+        "seconds": manifest.milliseconds / 1000,
+        "verified": point.verified,
+        "verified_at": point.verifications[-1].at if point.verifications else None,
+    }
+
+
+@_converted
+def initialise(repository=None):
+    """
+    Make a declared repository; False when it is there already and its secret opens it.
+
+    repository
+        Its name in the pillar; may be left out where only one is no copy.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'south-db1' openhim_backup.initialise near
+    """
+    backups = _backups()
+    source = None
+    if repository and "copy_of" in backups.repositories.get(repository, {}):
+        source = backups.repository(backups.repositories[repository]["copy_of"])
+    return backups.repository(repository).initialise(copy_chunker_from=source)
+
+
+@_converted
+def repository_exists(repository=None):
+    """
+    Whether a declared repository is there and its secret opens it. Raises when that cannot be told.
+
+    repository
+        Its name in the pillar.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'south-db1' openhim_backup.repository_exists near
+    """
+    opened = _backups().repository(repository)
+    if not opened.exists():
+        return False
+    opened.snapshots(["part=manifest"])
+    return True
+
+
+@_converted
+def take(why="", by="", repository=None):
+    """
+    Take a restore point of OpenHIM's databases, at one cluster time each, and of the declared
+    files.
+
+    why
+        For those who read the manifest later.
+
+    by
+        Who asked for it; Salt when left out.
+
+    repository
+        Its name in the pillar; may be left out where only one is no copy.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'south-db1' openhim_backup.take why='before the upgrade' by='A. Mwale'
+    """
+    backups = _backups()
+    name = repository or (backups.first[0] if len(backups.first) == 1 else None)
+    point = work.take(backups, by or "Salt", why or "asked for", name, _tell("take"))
+    return _shown(point, name)
+
+
+@_converted
+def list_(repository=None):
+    """
+    What a repository holds: committed restore points, leftovers of backups that did not come to
+    their end, and restore points that cannot be used.
+
+    repository
+        Its name in the pillar.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'south-db1' openhim_backup.list near
+    """
+    backups = _backups()
+    known = points.listing(backups.repository(repository), backups.stack.name)
+    return {
+        "points": [_shown(point, repository or backups.first[0]) for point in known.points],
+        "leftovers": [
+            {"id": one.id, "parts": list(one.parts), "newest": one.newest.isoformat()}
+            for one in known.leftovers
+        ],
+        "broken": [{"id": one.id, "reason": one.reason} for one in known.broken],
+        "unreadable": list(known.unreadable),
+    }
+
+
+@_converted
+def clean(repository=None, confirm=False):
+    """
+    Remove what backups left that did not come to their end a day ago or longer; only tell what
+    that is, unless confirmed.
+
+    repository
+        Its name in the pillar.
+
+    confirm
+        Whether to remove it.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'west-backup' openhim_backup.clean near confirm=True
+    """
+    backups = _backups()
+    purpose = declaration.PRUNE if repository in backups.pruned_here else declaration.USE
+    opened = backups.repository(repository, purpose)
+    return [one.id for one in points.clean_leftovers(opened, backups.stack.name, confirm=confirm)]
+
+
+@_converted
+def copy(repository):
+    """
+    Pull the restore points that a copy does not have yet; returns them.
+
+    repository
+        The copy's name in the pillar.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'west-backup' openhim_backup.copy far
+    """
+    return [_shown(point, repository) for point in work.copy(_backups(), repository)]
+
+
+@_converted
+def prune(repository, confirm=False):
+    """
+    Remove the restore points that ``openhim:backup:retention`` does not keep; only tell which,
+    unless confirmed.
+
+    repository
+        Its name in the pillar.
+
+    confirm
+        Whether to remove them.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'west-backup' openhim_backup.prune far confirm=True
+    """
+    done = work.prune(_backups(), repository, confirm)
+    return {
+        "kept": {point: list(why) for point, why in done.decision.keep.items()},
+        "removed": list(done.removed),
+        "would_remove": [] if done.removed else list(done.decision.remove),
+        "held": done.decision.held,
+    }
+
+
+@_converted
+def check(repository=None, read_data=False):
+    """
+    Let restic check a repository; returns what it said, raises when something is damaged.
+
+    repository
+        Its name in the pillar.
+
+    read_data
+        Whether to read everything, or a part such as ``5%``; otherwise the structure only.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'west-backup' openhim_backup.check far read_data=5%
+    """
+    return _backups().repository(repository).check(read_data)
+
+
+@_converted
+def restore(point="latest", why="", by="", repository=None, overwrite=False):
+    """
+    Restore a restore point into the declared replica sets. Stop OpenHIM first: it would write into
+    data that is incomplete (``orch.restore`` does so).
+
+    point
+        An ID, ``latest`` or ``verified`` (the newest that was verified).
+
+    why, by
+        For the marker that it leaves in the database.
+
+    repository
+        Its name in the pillar; all that this host can open when left out.
+
+    overwrite
+        Whether collections of the same name are replaced; otherwise they are a reason to refuse.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'south-db1' openhim_backup.restore latest why='north burnt down' by='A. Mwale'
+    """
+    return work.restore(
+        _backups(),
+        point,
+        by=by or "Salt",
+        why=why or "asked for",
+        repository=repository,
+        overwrite=overwrite,
+        progress=_tell("restore"),
+    )
+
+
+@_converted
+def restored():
+    """
+    What was restored into the main database, the oldest first, as each restore has marked it.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'south-db1' openhim_backup.restored
+    """
+    return [
+        {**marker, "restored_at": marker["restored_at"].isoformat()}
+        for marker in work.restored(_backups())
+    ]
+
+
+@_converted
+def status(keep=True, metrics=None):
+    """
+    How the backups are, as this host sees them: ``state`` (ok, degraded, failing, unknown), the
+    reasons, and each repository's figures.
+
+    keep
+        Whether to remember it for the beacon.
+
+    metrics
+        A file that Prometheus' node exporter reads (``*.prom``); written in one step.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'south-db1' openhim_backup.status
+    """
+    found = judging.status(_backups())
+    if keep:
+        judging.keep(found)
+    if metrics:
+        files.write(metrics, judging.metrics(found).encode(), 0o644)
+    return found
+
+
+def last_status(max_age=3600):
+    """
+    What ``status`` said last on this host; unknown when that is longer ago. Talks to no server.
+
+    max_age
+        Seconds.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'south-db1' openhim_backup.last_status
+    """
+    return judging.kept(float(max_age))
+
+
+@_converted
+def recovery_key_add(repository=None):
+    """
+    Add the recovery key (``openhim:backup:recovery_secret``) to a repository, and prove that it
+    opens it. Returns False when it does already.
+
+    repository
+        Its name in the pillar.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'south-db1' openhim_backup.recovery_key_add near
+    """
+    return work.add_recovery_key(_backups(), repository)
+
+
+@_converted
+def keys(repository=None):
+    """
+    The keys of a repository: for whom, made when, and which is in use. Never a password.
+
+    repository
+        Its name in the pillar.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'south-db1' openhim_backup.keys near
+    """
+    return _backups().repository(repository).key_list()

@@ -1,0 +1,251 @@
+"""How the backups are: one function judges, and everything else shows what it said.
+
+The judgement is pure: observations in, a state with its reasons out. Unknown is not ok: what could
+not be looked at is told as unknown, and a judgement that grows old becomes unknown as well.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from saltext.openhim import files, settings
+from saltext.openhim.backup import points
+from saltext.openhim.backup.declaration import Backups
+from saltext.openhim.errors import OpenHIMError
+
+OK = "ok"
+DEGRADED = "degraded"
+FAILING = "failing"
+UNKNOWN = "unknown"
+#: From the best to the worst; a person must be told of everything but the first.
+STATES = (OK, DEGRADED, UNKNOWN, FAILING)
+
+#: The last judgement of this host, for the beacon: it must not talk to a server.
+FILE = f"{settings.STATE_DIRECTORY}/backup-status.json"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a look at one repository showed.
+
+    error: why it could not be looked at. newest, verified: times of the newest restore point and of
+    the newest that was verified (seconds since 1970).
+    """
+
+    error: str = ""
+    points: int = 0
+    newest: float | None = None
+    newest_id: str = ""
+    verified: float | None = None
+    verified_id: str = ""
+    failed_verification: str = ""
+    leftovers: int = 0
+    broken: Sequence[str] = ()
+    unreadable: int = 0
+    copy: bool = False
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What is allowed, in seconds."""
+
+    max_age: float = 86400
+    max_unverified: float = 604800
+
+
+@dataclass
+class Judgement:
+    """A state with its reasons, and the figures behind it."""
+
+    state: str
+    reasons: list[str] = field(default_factory=list)
+    figures: dict[str, Any] = field(default_factory=dict)
+
+
+def judge_repository(seen: Seen, limits: Limits, now: float) -> Judgement:
+    """The state of one repository. now: seconds since 1970."""
+    if seen.error:
+        return Judgement(UNKNOWN, [f"it could not be looked at: {seen.error}"])
+    figures = {
+        "restore_points": seen.points,
+        "newest": seen.newest_id or None,
+        "newest_age_seconds": _age(seen.newest, now),
+        "verified": seen.verified_id or None,
+        "verified_age_seconds": _age(seen.verified, now),
+        "leftovers": seen.leftovers,
+        "broken": len(seen.broken),
+    }
+    failing, degraded = [], []
+    if seen.newest is None:
+        failing.append("it holds no restore point")
+    elif now - seen.newest > limits.max_age:
+        failing.append(
+            f"its newest restore point {seen.newest_id} is {_words(now - seen.newest)} old, "
+            f"allowed are {_words(limits.max_age)}"
+        )
+    if seen.newest is not None and seen.verified is None:
+        degraded.append("none of its restore points was ever verified")
+    elif seen.verified is not None and now - seen.verified > limits.max_unverified:
+        degraded.append(
+            f"its newest verified restore point {seen.verified_id} is "
+            f"{_words(now - seen.verified)} old, allowed are {_words(limits.max_unverified)}"
+        )
+    if seen.failed_verification:
+        failing.append(f"its newest restore point did not verify: {seen.failed_verification}")
+    degraded += [f"a restore point cannot be used: {reason}" for reason in seen.broken]
+    if seen.unreadable:
+        degraded.append(f"{seen.unreadable} of its snapshots cannot be read; check the repository")
+    state = FAILING if failing else DEGRADED if degraded else OK
+    return Judgement(state, failing + degraded, figures)
+
+
+def judge(repositories: Mapping[str, Judgement]) -> Judgement:
+    """The state of all: one bad repository beside a good one is a degradation, not a failure."""
+    if not repositories:
+        return Judgement(UNKNOWN, ["this host can look at no repository"])
+    reasons = [
+        f"{name}: {reason}" for name, found in repositories.items() for reason in found.reasons
+    ]
+    states = {found.state for found in repositories.values()}
+    if states == {OK}:
+        state = OK
+    elif states & {OK, DEGRADED}:
+        state = DEGRADED
+    else:
+        state = FAILING if FAILING in states else UNKNOWN
+    return Judgement(state, reasons)
+
+
+def worst(states: Sequence[str]) -> str:
+    """The worst of several states; unknown when there is none."""
+    return max(states, key=STATES.index, default=UNKNOWN)
+
+
+def look(backups: Backups, name: str) -> Seen:
+    """What a repository shows to this host; never raises for what it finds."""
+    copy = "copy_of" in backups.repositories[name]
+    try:
+        known = points.listing(backups.repository(name), backups.stack.name)
+    except OpenHIMError as error:
+        return Seen(error=str(error), copy=copy)
+    newest = known.points[-1] if known.points else None
+    verified = next((p for p in reversed(known.points) if p.verified), None)
+    failed = ""
+    if newest and newest.verifications and not newest.verified:
+        failed = "; ".join(newest.verifications[-1].reasons) or newest.id
+    return Seen(
+        points=len(known.points),
+        newest=newest.time.timestamp() if newest else None,
+        newest_id=newest.id if newest else "",
+        verified=verified.time.timestamp() if verified else None,
+        verified_id=verified.id if verified else "",
+        failed_verification=failed,
+        leftovers=len(known.leftovers),
+        broken=tuple(broken.reason for broken in known.broken),
+        unreadable=len(known.unreadable),
+        copy=copy,
+    )
+
+
+def status(backups: Backups, now: datetime | None = None) -> dict[str, Any]:
+    """The backups as this host sees them: ``state``, ``reasons`` and each repository's figures.
+
+    Only the repositories are looked at whose credentials this host has.
+    """
+    present = now or datetime.now(timezone.utc)
+    limits = Limits(
+        float(backups.entry.get("max_age_seconds", Limits.max_age)),
+        float(backups.entry.get("max_unverified_seconds", Limits.max_unverified)),
+    )
+    judged = {
+        name: judge_repository(look(backups, name), limits, present.timestamp())
+        for name in backups.visible
+    }
+    whole = judge(judged)
+    return {
+        "stack": backups.stack.name,
+        "host": backups.host,
+        "at": present.isoformat(timespec="seconds"),
+        "state": whole.state,
+        "reasons": whole.reasons,
+        "repositories": {name: asdict(found) for name, found in judged.items()},
+    }
+
+
+def keep(found: Mapping[str, Any], path: str = FILE) -> None:
+    """Remember a judgement for who must not look for himself."""
+    files.make_directory(str(Path(path).parent))
+    files.write(path, json.dumps(found, sort_keys=True).encode(), 0o600)
+
+
+def kept(max_age: float, now: datetime | None = None, path: str = FILE) -> dict[str, Any]:
+    """The last judgement of this host; unknown when there is none, or it is older than ``max_age``
+    seconds.
+    """
+    present = now or datetime.now(timezone.utc)
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        age = (present - datetime.fromisoformat(found["at"])).total_seconds()
+    except FileNotFoundError:
+        return {"state": UNKNOWN, "reasons": ["nobody has looked at the backups yet"]}
+    except (ValueError, KeyError, TypeError) as error:
+        return {"state": UNKNOWN, "reasons": [f"the last judgement cannot be read: {error}"]}
+    if age > max_age:
+        reason = f"nobody has looked at the backups for {_words(age)}; then they were"
+        return {**found, "state": UNKNOWN, "reasons": [f"{reason} {found['state']}"]}
+    return dict(found)
+
+
+def metrics(found: Mapping[str, Any]) -> str:
+    """A judgement as Prometheus reads it from a text file.
+
+    https://prometheus.io/docs/instrumenting/exposition_formats/#text-based-format
+    """
+    stack = found.get("stack", "")
+    lines = [
+        "# HELP openhim_backup_state 1 for the state that the backups are in, 0 for the others.",
+        "# TYPE openhim_backup_state gauge",
+        *(
+            f'openhim_backup_state{{stack="{stack}",state="{each}"}} {int(found["state"] == each)}'
+            for each in STATES
+        ),
+    ]
+    for key, words in (
+        ("newest_age_seconds", "Age of the newest restore point when it was looked at."),
+        ("verified_age_seconds", "Age of the newest verified restore point."),
+        ("restore_points", "Committed restore points."),
+        ("broken", "Restore points that cannot be used."),
+        ("leftovers", "Backups that did not come to their end."),
+    ):
+        samples = [
+            f'openhim_backup_{key}{{stack="{stack}",repository="{name}"}} {value:g}'
+            for name, one in found.get("repositories", {}).items()
+            if (value := one["figures"].get(key)) is not None
+        ]
+        if samples:
+            lines += [f"# HELP openhim_backup_{key} {words}", f"# TYPE openhim_backup_{key} gauge"]
+            lines += samples
+    if "at" in found:
+        seconds = datetime.fromisoformat(found["at"]).timestamp()
+        lines += [
+            "# HELP openhim_backup_looked_at_seconds When the backups were looked at (Unix time).",
+            "# TYPE openhim_backup_looked_at_seconds gauge",
+            f'openhim_backup_looked_at_seconds{{stack="{stack}"}} {seconds:.0f}',
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _age(time: float | None, now: float) -> float | None:
+    return None if time is None else round(now - time, 1)
+
+
+def _words(seconds: float) -> str:
+    for size, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"

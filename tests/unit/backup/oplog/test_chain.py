@@ -1,5 +1,7 @@
 """What an archive reaches: exactly where there is no hole, on one history."""
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -64,7 +66,7 @@ def test_ranges_are_the_stretches_without_holes(stretches):
     ranges = chain.reachable([header_of(*each) for each in stretches], SET, FIRST)
     found = {n for each in ranges for n in range(LAST + 1) if each.start < at(n) <= each.end}
     assert found == _covered(stretches)
-    assert all(one.end < two.start for one, two in zip(ranges, ranges[1:], strict=False))
+    assert all(one.end < two.start for one, two in itertools.pairwise(ranges))
 
 
 @given(STRETCHES, st.data())
@@ -81,7 +83,9 @@ def test_the_fewest_slices_are_read_and_no_entry_twice(stretches, data):
 def test_a_recorded_gap_is_named_and_not_crossed():
     record = slices.gap(STACK, SET, FIRST, at(5), at(9), WALL, "the oplog rolled over")
     headers = [header_of(1, 5), record, header_of(10, 20)]
-    with pytest.raises(TimeNotReachable, match="there is a gap on the way, .*rolled over") as error:
+    with pytest.raises(
+        TimeNotReachable, match=r"there is a gap on the way, .*rolled over"
+    ) as error:
         chain.plan(headers, SET, base=ts(2), to=ts(12))
     assert [(each.start, each.end) for each in error.value.ranges] == [
         (at(0), at(5)),

@@ -85,6 +85,7 @@ class _Resume:
 
     timeline: Timeline
     position: Position
+    archived: bool = True
     #: Where the archive ended, when the oplog has nothing in common with it.
     lost_since: Position | None = None
 
@@ -186,9 +187,7 @@ class Archiver:
         For a survivor's tail before a failover goes on. Raises what goes wrong.
         """
         self._follow(None)
-        if self._status.last is None:
-            raise OpenHIMError(f"nothing of {self._set} is archived yet")
-        return self._status.last
+        return self._collected.last
 
     # --- one pass ---
 
@@ -274,7 +273,8 @@ class Archiver:
     def _begin(self, resume: _Resume) -> None:
         self._timeline = resume.timeline
         self._collected = Collector(resume.position)
-        self._update(timeline=resume.timeline, last=resume.position)
+        archived = resume.position if resume.archived else None
+        self._update(timeline=resume.timeline, last=archived)
         if resume.lost_since is not None and resume.lost_since < resume.position:
             self._record_gap(
                 resume.lost_since,
@@ -328,7 +328,7 @@ class Archiver:
         if oldest and self._begin_at and oldest["ts"] <= self._begin_at:
             found = oplog.find_one({"ts": {"$lte": self._begin_at}}, sort=_BACKWARD)
         position = Position.of(found or _newest(oplog))
-        return _Resume(Timeline(self._epoch, max(position.term, 0)), position, lost_since)
+        return _Resume(Timeline(self._epoch, max(position.term, 0)), position, False, lost_since)
 
     def _branch(
         self, client: MongoClient[Any], known: Sequence[Header], parent: Timeline
@@ -343,12 +343,18 @@ class Archiver:
         shared = bisect.bisect_left(ends, True, key=lambda end: not _has(oplog, end))
         if not shared:
             last = chain.newest(known, self._set, parent)
-            return self._first(client, last.last if last else None)
+            resume = self._first(client, last.last if last else None)
+            return replace(resume, timeline=self._after(parent, resume.timeline))
         position = self._last_shared(oplog, segments, ends[shared - 1])
         term = Position.of(_newest(oplog)).term
-        if parent.epoch == self._epoch:
-            term = max(term, parent.term + 1)
-        return _Resume(Timeline(self._epoch, max(term, 0), parent.key, position), position)
+        line = Timeline(self._epoch, max(term, 0), parent.key, position)
+        return _Resume(self._after(parent, line), position)
+
+    @staticmethod
+    def _after(parent: Timeline, line: Timeline) -> Timeline:
+        """Newer than its parent: a set that was initiated anew counts its terms from 1 again."""
+        same = parent.epoch == line.epoch
+        return replace(line, term=max(line.term, parent.term + 1)) if same else line
 
     def _last_shared(
         self, oplog: Collection[Any], segments: Sequence[chain.Segment], end: Position

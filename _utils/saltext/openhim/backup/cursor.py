@@ -18,17 +18,17 @@ from bson.raw_bson import RawBSONDocument
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 
-#: A reply of about this many bytes keeps both sides busy and stays in the processor's cache.
-REPLY_BYTES = 1 << 20
+#: Replies of about this many bytes: a command costs as much as copying a megabyte.
+REPLY_BYTES = 2 << 20
 _FIRST_BATCH = 100
 _MOST_IN_A_BATCH = 10_000
 _RAW = CodecOptions(document_class=RawBSONDocument)
-_ARRAY, _DOCUMENT = 4, 3
+_ARRAY = 4
 _length = struct.Struct("<i").unpack_from
 
 
 class RawCursor:
-    """Iterates over the documents of one find command, in lists of about a megabyte.
+    """Iterates over the documents of one find command, in lists of about two megabytes.
 
     client: connected to one server directly, for a cursor lives on one. find: the command, without
     a batch size. The cursor does not time out while :meth:`keep_alive` is called now and then.

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 from bson import Timestamp
+from bson.codec_options import CodecOptions
 from bson.raw_bson import RawBSONDocument
 from pymongo import MongoClient
 from pymongo.read_concern import ReadConcern
@@ -132,7 +133,7 @@ def snapshot(client, db, at):
             reply = client[db].command(more, codec_options=_raw())
             documents += reply["cursor"]["nextBatch"]
             cursor = reply["cursor"]["id"]
-        found[name] = sorted(document.raw for document in documents)
+        found[name] = sorted(bytes(document.raw) for document in documents)
     return found
 
 
@@ -140,7 +141,7 @@ def contents(client, db):
     """A database's documents as they are now."""
     return {
         name: sorted(
-            d.raw
+            bytes(d.raw)
             for d in client[db]
             .get_collection(name, codec_options=_raw(), read_concern=ReadConcern("majority"))
             .find()
@@ -182,6 +183,4 @@ def copy_at(client, db, target, at):
 
 
 def _raw():
-    from bson.codec_options import CodecOptions
-
     return CodecOptions(document_class=RawBSONDocument)

@@ -28,7 +28,7 @@ from saltext.openhim.backup.oplog.slices import DamagedSlice, Header, words
 from saltext.openhim.backup.oplog.store import SliceStore
 from saltext.openhim.backup.oplog.transactions import Entry, Transactions
 from saltext.openhim.backup.progress import Progress, Reporter
-from saltext.openhim.errors import OpenHIMError, Refused
+from saltext.openhim.errors import OpenHIMError, Refused, Unauthorized
 from saltext.openhim.mongo.connection import explained
 
 #: Operations, and bytes of them, in one applyOps: it becomes one entry of the target's own oplog.
@@ -43,8 +43,10 @@ _DROP_INDEXES = frozenset({"dropIndexes", "deleteIndexes", "dropIndex", "deleteI
 _BUCKETS = "system.buckets."
 _MAJORITY = {"w": "majority"}
 
+_NOT_ALLOWED = 13
 _NAMESPACE_NOT_FOUND = 26
 _NAMESPACE_EXISTS = 48
+_INDEX_NOT_FOUND = 27
 _UPDATE_FOUND_NOTHING = 218
 
 
@@ -339,16 +341,32 @@ class _Applier:
                 self._missing.discard((change["ns"], _id(change)))
 
     def _apply_ops(self, changes: list[dict[str, Any]]) -> None:
-        self._client.admin.command(
+        self._send(
+            "admin",
             {
                 "applyOps": changes,
                 # A missing document must be seen, and not become a stub.
                 "alwaysUpsert": False,
                 # They were valid where they were written.
                 "bypassDocumentValidation": True,
-                "writeConcern": _MAJORITY,
-            }
+            },
         )
+
+    def _send(self, db: str, command: Mapping[str, Any]) -> None:
+        try:
+            reply = self._client[db].command({**command, "writeConcern": _MAJORITY})
+        except OperationFailure as error:
+            if error.code == _NOT_ALLOWED:
+                raise Unauthorized(
+                    f"the user may not run {next(iter(command))} on {db}: a replay needs the roles "
+                    "restore and readWriteAnyDatabase. Load the base again before the next try"
+                ) from None
+            raise
+        if "writeConcernError" in reply:
+            raise ReplayFailed(
+                "the majority of the set did not confirm a change in time: "
+                f"{reply['writeConcernError'].get('errmsg')}. Load the base again"
+            )
 
     def _without_culprit(
         self, changes: list[dict[str, Any]], error: OperationFailure, since: Timestamp | None
@@ -420,7 +438,7 @@ class _Applier:
         if verb == "drop":
             return (_NAMESPACE_NOT_FOUND,)
         if self._fuzzy and selected(self._fuzzy, f"{db}.{collection}"):
-            return (_NAMESPACE_EXISTS, _NAMESPACE_NOT_FOUND, 27)
+            return (_NAMESPACE_EXISTS, _NAMESPACE_NOT_FOUND, _INDEX_NOT_FOUND)
         return ()
 
     def _drop_database(self, db: str, ts: Timestamp) -> None:
@@ -476,7 +494,7 @@ class _Applier:
     ) -> None:
         self._flush()
         try:
-            self._client[db].command({**command, "writeConcern": _MAJORITY})
+            self._send(db, command)
         except OperationFailure as error:
             if error.code not in tolerated:
                 told = f"{next(iter(command))} on {db}"
@@ -541,4 +559,6 @@ def _why(
 def _said(error: OperationFailure) -> str:
     # The server quotes documents in some messages; those are nobody's business here.
     text = str((error.details or {}).get("errmsg", error)).partition(", full error")[0]
-    return f"{text.partition(': {')[0].partition(' dup key')[0]} (MongoDB's code {error.code})"
+    return (
+        f"{text.partition('{')[0].partition(' dup key')[0].strip()} (MongoDB's code {error.code})"
+    )

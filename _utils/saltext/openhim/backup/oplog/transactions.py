@@ -88,7 +88,7 @@ def _is_piece(entry: Entry, key: _Key, newest: Timestamp) -> bool:
 
 
 def _key(entry: Entry) -> _Key:
-    return (entry["lsid"].raw, int(entry["txnNumber"]))
+    return (bytes(entry["lsid"].raw), int(entry["txnNumber"]))
 
 
 def _link(entry: Entry) -> Timestamp:

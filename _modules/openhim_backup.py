@@ -68,7 +68,7 @@ def _shown(point, repository):
         "id": point.id,
         "repository": repository,
         "time": point.time.isoformat(),
-        "cluster_times": {name: list(at) for name, at in manifest.times.items()},
+        "cluster_times": {name: list(at) for name, at in manifest.times().items()},
         "documents": sum(n.count for one in manifest.replica_sets for n in one.namespaces),
         "bytes": sum(n.bytes for one in manifest.replica_sets for n in one.namespaces),
         "files": len(manifest.files),

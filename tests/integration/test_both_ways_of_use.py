@@ -27,7 +27,7 @@ def test_sync_all_finds_every_module(synced: Site) -> None:
     """On the minion and, with the runner of the same name, on the master."""
     assert synced.salt("saltutil.sync_all").returncode == 0
     assert synced.run("saltutil.sync_all").returncode == 0
-    for folder, tag in (("_modules", "modules"), ("_states", "states")):
+    for folder, tag in (("_modules", "modules"), ("_states", "states"), ("_beacons", "beacons")):
         kept = {p.stem for p in synced.root.glob(f"**/{HOST}/**/extmods/{tag}/*.py")}
         assert set(modules(folder)) <= kept, f"{tag} on the minion"
     for folder, tag in (("_runners", "runners"), ("_pillar", "pillar")):
@@ -39,6 +39,9 @@ def test_modules_states_and_runners_load(site: Site) -> None:
     """Every one that the repository holds, by its own name."""
     assert set(modules("_modules")) <= set(site.salt("sys.list_modules").data)
     assert set(modules("_states")) <= set(site.salt("sys.list_state_modules").data)
+    for name in modules("_beacons"):
+        known = site.salt("beacons.list_available", return_yaml=False).data
+        assert name in known, known
     for name in modules("_runners"):
         assert any(f.startswith(f"{name}.") for f in site.run("doc.runner").data), name
 

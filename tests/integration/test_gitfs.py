@@ -89,7 +89,7 @@ def test_the_state_tree_is_served_and_nothing_beside_it(served: Site, remote: Re
     listed = set(served.salt("cp.list_master").data)
     expected = set(remote.files("salt"))
     assert expected <= listed
-    folders = ("_modules", "_states", "_runners", "_pillar", "_utils")
+    folders = ("_modules", "_states", "_runners", "_pillar", "_beacons", "_utils")
     # gitfs lists the links between the folders as files, and does not follow them.
     assert {name for name in listed - expected if name.split("/")[0] not in folders} == set()
 
@@ -99,6 +99,7 @@ def test_the_state_tree_is_served_and_nothing_beside_it(served: Site, remote: Re
     [
         ("north-db1", "_modules"),
         ("north-db1", "_states"),
+        ("north-db1", "_beacons"),
         ("north-db1", "_utils"),
         ("gitfs-master", "_runners"),
         ("gitfs-master", "_pillar"),

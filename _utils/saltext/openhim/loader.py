@@ -12,6 +12,7 @@ _SUBPACKAGES = {
     "states": "states",
     "runners": "runners",
     "pillar": "pillar",
+    "beacons": "beacons",
 }
 
 

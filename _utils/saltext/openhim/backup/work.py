@@ -31,10 +31,10 @@ Tell = Callable[[Progress], None] | None
 
 
 @contextmanager
-def alone(what: str, path: str = LOCK) -> Iterator[None]:
+def alone(what: str) -> Iterator[None]:
     """Refuses while another backup, copy, removal or restore is under way on this host."""
-    Path(path).parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    with Path(path).open("a+", encoding="utf-8") as lock:
+    Path(LOCK).parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    with Path(LOCK).open("a+", encoding="utf-8") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

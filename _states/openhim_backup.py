@@ -1,0 +1,202 @@
+"""
+Backups of an OpenHIM stack as desired state
+============================================
+
+.. code-block:: yaml
+
+    The repository is there:
+      openhim_backup.repository_present:
+        - name: near
+
+    Backups are taken by schedule:
+      openhim_backup.scheduled: []
+
+    There is a restore point of today:
+      openhim_backup.taken:
+        - name: near
+        - max_age: 86400
+
+    The data is there:
+      openhim_backup.restored:
+        - name: latest
+        - why: a new environment
+
+With ``test=True`` nothing is written, neither in a repository nor in a database.
+"""
+
+from datetime import datetime, timezone
+from functools import wraps
+
+from salt.exceptions import CommandExecutionError
+
+try:
+    from saltext.openhim.backup import declaration, points, work
+    from saltext.openhim.backup import schedule as scheduling
+    from saltext.openhim.errors import OpenHIMError
+    from saltext.openhim.mongo.connection import raises
+
+    _PROBLEM = None
+except ImportError as error:
+    _PROBLEM = f"openhim_backup needs PyMongo and the library of saltext-openhim: {error}"
+
+__virtualname__ = "openhim_backup"
+
+
+def __virtual__():
+    return __virtualname__ if _PROBLEM is None else (False, _PROBLEM)
+
+
+def _answered(function):
+    """Makes a state's return of (result, changes, comment), and a failed one of an error."""
+
+    @wraps(function)
+    def state(name, *args, **kwargs):
+        try:
+            result, changes, comment = raises(OpenHIMError)(function)(name, *args, **kwargs)
+        except (OpenHIMError, CommandExecutionError) as error:
+            result, changes, comment = False, {}, str(error)
+        return {"name": name, "result": result, "changes": changes, "comment": comment}
+
+    return state
+
+
+def _backups():
+    return declaration.from_pillar(__pillar__, __opts__["id"])
+
+
+@_answered
+def repository_present(name, recovery_key=None):
+    """
+    A declared repository is there, its secret opens it, and so does the recovery key.
+
+    name
+        Its name in ``openhim:backup:repositories``.
+
+    recovery_key
+        Whether the recovery key must open it. When left out: where this host has that secret.
+    """
+    backups = _backups()
+    secret = backups.entry.get("recovery_secret")
+    held = (__pillar__.get("openhim") or {}).get("secrets") or {}
+    if recovery_key is None:
+        recovery_key = bool(secret and secret in held)
+    opened = backups.repository(name)
+    changes = {}
+    if not opened.exists():
+        changes["repository"] = {"old": None, "new": opened.location}
+    else:
+        opened.snapshots(["part=manifest"])  # a wrong secret is told here
+    if recovery_key and (changes or not opened.opens_with(held[secret])):
+        changes["recovery key"] = {"old": "does not open it", "new": "opens it"}
+    if not changes:
+        return True, {}, f"The repository {name} is there, and opens."
+    if __opts__["test"]:
+        return None, changes, f"Would make: {', '.join(changes)}."
+    if "repository" in changes:
+        __salt__["openhim_backup.initialise"](name)
+    if "recovery key" in changes:
+        __salt__["openhim_backup.recovery_key_add"](name)
+    if not __salt__["openhim_backup.repository_exists"](name):
+        return False, changes, f"The repository {name} was made, and is not there."
+    return True, changes, f"Made: {', '.join(changes)}."
+
+
+@_answered
+def taken(name, max_age=None, why="a state asked for it"):
+    """
+    A repository holds a restore point that is young enough; otherwise one is taken now.
+
+    name
+        The repository's name in the pillar.
+
+    max_age
+        Seconds; ``openhim:backup:max_age_seconds`` when left out.
+
+    why
+        For the manifest.
+    """
+    backups = _backups()
+    allowed = float(max_age or backups.entry.get("max_age_seconds", 86400))
+    newest = _newest(backups, name)
+    age = (datetime.now(timezone.utc) - newest.time).total_seconds() if newest else None
+    if age is not None and age <= allowed:
+        return True, {}, f"{newest.id} is {age:.0f} s old, allowed are {allowed:.0f}."
+    changes = {"restore point": {"old": newest.id if newest else None, "new": "one of now"}}
+    if __opts__["test"]:
+        return None, changes, "Would take a restore point."
+    made = __salt__["openhim_backup.take"](why=why, repository=name)
+    found = _newest(backups, name)
+    changes["restore point"]["new"] = made["id"]
+    if found is None or found.id != made["id"]:
+        return False, changes, f"{made['id']} was taken, and {name} does not list it."
+    return True, changes, f"{made['id']} was taken: {made['documents']} documents."
+
+
+def _newest(backups, name):
+    known = points.listing(backups.repository(name), backups.stack.name).points
+    return known[-1] if known else None
+
+
+@_answered
+def restored(name, why, by="Salt", repository=None, overwrite=False):
+    """
+    A restore point was restored into the declared replica sets. Live data never equals its restore
+    point, so the marker decides that the restore left in the main database.
+
+    Refuses databases that hold data of which no marker tells.
+
+    name
+        ID of the restore point; or ``latest`` or ``verified``, which is satisfied by any restore.
+
+    why, by
+        For the marker.
+
+    repository
+        Its name in the pillar; all that this host can open when left out.
+
+    overwrite
+        Whether data that is there may be replaced. It is replaced once: the marker tells of it.
+    """
+    backups = _backups()
+    markers = work.restored(backups)
+    if any(name in (marker["point"], work.LATEST, "verified") for marker in markers):
+        last = markers[-1]
+        when = f"{last['restored_at']:%Y-%m-%d %H:%M:%S} UTC"
+        return True, {}, f"{last['point']} was restored ({when})."
+    point, where = work.find(backups, name, repository)
+    changes = {"restored": {"old": None, "new": point.id}}
+    if __opts__["test"]:
+        return None, changes, f"Would restore {point.id} from {where}."
+    done = __salt__["openhim_backup.restore"](point.id, why, by, where, overwrite)
+    if not any(marker["point"] == point.id for marker in work.restored(backups)):
+        return False, changes, f"{point.id} was restored, and its marker is not there."
+    return True, changes, f"{point.id} was restored: {done['documents']} documents."
+
+
+@_answered
+def scheduled(name):
+    """
+    Salt's schedule on this host holds the declared tasks of backups, and no others of ours.
+
+    name
+        Any text.
+    """
+    declared = scheduling.wanted(_backups())
+    pending = scheduling.differences(_schedule(), declared)
+    if not pending:
+        return True, {}, f"{len(declared)} tasks are scheduled."
+    if __opts__["test"]:
+        return None, pending, f"Would schedule: {', '.join(pending)}."
+    for entry, change in pending.items():
+        if change["old"] is not None:
+            __salt__["schedule.delete"](entry)
+        if change["new"] is not None:
+            __salt__["schedule.add"](entry, **change["new"])
+    left = scheduling.differences(_schedule(), declared)
+    if left:
+        return False, pending, f"Still not as declared: {', '.join(left)}."
+    return True, pending, f"Scheduled: {', '.join(pending)}."
+
+
+def _schedule():
+    return __salt__["schedule.list"](show_all=True, return_yaml=False)

@@ -1,0 +1,59 @@
+"""What a host does for the backups by itself, as entries of Salt's schedule. Pure.
+
+Salt's schedule tells success of a job that failed, so no entry here is trusted: the status entry
+looks at what is in the repositories, and that is what is reported.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from saltext.openhim.backup.declaration import Backups
+
+PREFIX = "openhim-backup-"
+#: Seconds between two looks at the repositories.
+LOOK = 300
+
+
+def wanted(backups: Backups) -> dict[str, dict[str, Any]]:
+    """The entries of this host, by name; empty on a host that has no task."""
+    declared = backups.entry.get("schedule") or {}
+    found: dict[str, dict[str, Any]] = {}
+
+    def every(name: str, seconds: int, function: str, **kwargs: Any) -> None:
+        found[f"{PREFIX}{name}"] = {
+            "function": f"openhim_backup.{function}",
+            "seconds": int(seconds),
+            "job_kwargs": kwargs,
+            "maxrunning": 1,
+        }
+
+    if "take" in declared and backups.entry.get("taken_by") == backups.host:
+        for name in backups.first:
+            every(f"take-{name}", declared["take"], "take", repository=name, why="scheduled")
+    if "copy" in declared:
+        for name in backups.pulled_here:
+            every(f"copy-{name}", declared["copy"], "copy", repository=name)
+    if "verify" in declared and backups.entry.get("verified_by") == backups.host:
+        every("verify", declared["verify"], "verify")
+    if "prune" in declared:
+        for name in backups.pruned_here:
+            every(f"prune-{name}", declared["prune"], "prune", repository=name, confirm=True)
+    if found:
+        every("status", LOOK, "status")
+    return found
+
+
+def differences(present: dict[str, Any], declared: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """What is to change in a schedule: name → ``old`` and ``new``; entries of others are left."""
+    ours = {name: entry for name, entry in present.items() if name.startswith(PREFIX)}
+    found = {}
+    for name in sorted(ours.keys() | declared):
+        old = (
+            {key: ours[name].get(key) for key in declared.get(name, ours[name])}
+            if (name in ours)
+            else None
+        )
+        if old != declared.get(name):
+            found[name] = {"old": old, "new": declared.get(name)}
+    return found

@@ -1,0 +1,225 @@
+"""``openhim_backup`` through Salt's loader: a stack's data, a real repository, there and back."""
+
+import copy
+import threading
+
+import pytest
+from bson import Decimal128
+from salt.exceptions import CommandExecutionError
+from saltext.openhim.backup import repository as repositories
+from saltext.openhim.backup import work
+
+HOST = "south-db1"
+TWO = {
+    "north-db1": {"site": "north", "priority": 2},
+    HOST: {"site": "south", "votes": 0, "priority": 0},
+}
+
+
+@pytest.fixture(scope="module")
+def stack(replica_set, tmp_path_factory):
+    """A set with a declared backup; its data is made anew for every test."""
+    cluster = replica_set(TWO)
+    folder = tmp_path_factory.mktemp("repositories")
+    openhim = cluster.pillar["openhim"]
+    openhim["hosts"]["west-backup"] = {"site": "west", "address": "127.0.0.2", "roles": ["backup"]}
+    openhim["backup"] = {
+        "taken_by": HOST,
+        "user": "operator",
+        "recovery_secret": "recovery",
+        "repositories": {
+            "near": {"url": str(folder / "near"), "secret": "near", "pruned_by": "west-backup"},
+            "far": {
+                "url": str(folder / "far"),
+                "secret": "far",
+                "copy_of": "near",
+                "pulled_by": "west-backup",
+            },
+        },
+        "retention": {"last": 1, "minimum_verified": 0},
+        "files": [str(folder / "core.json")],
+        "max_age_seconds": 3600,
+        "schedule": {"take": 3600, "copy": 3600, "prune": 86400},
+    }
+    openhim["secrets"] |= {"near": "near-key", "far": "far-key", "recovery": "the-recovery-key"}
+    (folder / "core.json").write_text('{"api": {}}')
+    cluster.folder = folder
+    yield cluster
+    cluster.stop()
+
+
+@pytest.fixture
+def data(stack, monkeypatch, tmp_path):
+    """OpenHIM-like data, and folders of this test's own."""
+    monkeypatch.setattr(work, "LOCK", str(tmp_path / "lock"))
+    monkeypatch.setattr(repositories, "CACHE", str(tmp_path / "cache"))
+    stack.primary()
+    with stack.members["north-db1"].client() as client:
+        for name in ("openhim", "openhim_audit"):
+            client.drop_database(name)
+        database = client.openhim
+        database.channels.insert_many([{"_id": n, "name": f"channel {n}"} for n in range(5)])
+        database.channels.create_index("name", unique=True)
+        database.transactions.insert_many(
+            [{"_id": n, "sum": Decimal128("1.50"), "text": "x" * 200} for n in range(1000)]
+        )
+        client.openhim_audit.audits.insert_one({"_id": 1})
+    return stack
+
+
+@pytest.fixture
+def minion(data, loaders):
+    """The host that takes and restores."""
+    return loaders(HOST, data.pillar)
+
+
+def _state(loaders, stack, function, name, test=False, host=HOST, **arguments):
+    return loaders(host, stack.pillar, test=test).states[f"openhim_backup.{function}"](
+        name=name, **arguments
+    )
+
+
+@pytest.fixture
+def near(data, loaders):
+    """The first repository, made by its state."""
+    _state(loaders, data, "repository_present", "near")
+
+
+def test_a_repository_is_made_with_its_recovery_key_and_then_left_alone(data, loaders):
+    data.pillar["openhim"]["backup"]["repositories"]["near"]["url"] += "-new"
+    foreseen = _state(loaders, data, "repository_present", "near", test=True)
+    assert foreseen["result"] is None
+    assert not list(data.folder.glob("near-new"))
+    made = _state(loaders, data, "repository_present", "near")
+    assert made["result"] is True, made
+    assert set(made["changes"]) == {"repository", "recovery key"}
+    assert "key" not in str(made["changes"].values()).replace("recovery key", "")
+    for test in (True, False):
+        again = _state(loaders, data, "repository_present", "near", test=test)
+        assert (again["result"], again["changes"]) == (True, {})
+    users = [key["userName"] for key in loaders(HOST, data.pillar).modules["openhim_backup.keys"]()]
+    assert "recovery" in users
+
+
+def test_a_wrong_secret_is_told_and_makes_no_second_repository(data, near, loaders):
+    pillar = copy.deepcopy(data.pillar)
+    pillar["openhim"]["secrets"]["near"] = "another-key"
+    ret = loaders(HOST, pillar).states["openhim_backup.repository_present"](name="near")
+    assert ret["result"] is False
+    assert "password" in ret["comment"]
+    assert "another-key" not in ret["comment"]
+
+
+def test_a_restore_point_is_taken_listed_and_restored(data, near, minion, loaders):
+    made = minion.modules["openhim_backup.take"](why="a test", by="a person")
+    assert made["documents"] == 1006
+    assert made["files"] == 1
+    listed = minion.modules["openhim_backup.list"]()
+    assert listed["points"][-1]["id"] == made["id"]
+    assert listed["leftovers"] == []
+    with data.members["north-db1"].client() as client:
+        before = list(client.openhim.transactions.find(sort=[("_id", 1)]))
+        client.drop_database("openhim")
+        client.drop_database("openhim_audit")
+    foreseen = _state(loaders, data, "restored", made["id"], test=True, why="lost")
+    assert foreseen["result"] is None
+    with data.members["north-db1"].client() as client:
+        assert client.openhim.list_collection_names() == []
+    done = _state(loaders, data, "restored", made["id"], why="lost")
+    assert done["result"] is True, done
+    with data.members["north-db1"].client() as client:
+        assert list(client.openhim.transactions.find(sort=[("_id", 1)])) == before
+        assert client.openhim.channels.index_information()["name_1"]["unique"] is True
+        assert client.openhim_audit.audits.count_documents({}) == 1
+        client.openhim.transactions.insert_one({"_id": "after the restore"})
+    for test in (True, False):
+        again = _state(loaders, data, "restored", made["id"], test=test, why="lost")
+        assert (again["result"], again["changes"]) == (True, {}), again
+    marker = minion.modules["openhim_backup.restored"]()[-1]
+    assert (marker["point"], marker["why"]) == (made["id"], "lost")
+
+
+def test_data_that_is_there_is_not_overwritten_unless_it_may_be(data, near, minion):
+    made = minion.modules["openhim_backup.take"]()
+    with data.members["north-db1"].client() as client:
+        client.openhim.transactions.insert_one({"_id": "since then"})
+    with pytest.raises(CommandExecutionError, match=r"holds data already .*overwrite=True"):
+        minion.modules["openhim_backup.restore"](made["id"])
+    with data.members["north-db1"].client() as client:
+        assert client.openhim.transactions.count_documents({}) == 1001
+    minion.modules["openhim_backup.restore"](made["id"], overwrite=True)
+    with data.members["north-db1"].client() as client:
+        assert client.openhim.transactions.count_documents({}) == 1000
+
+
+def test_only_its_host_takes_pulls_and_prunes(data, near, loaders):
+    other = loaders("north-db1", data.pillar).modules
+    with pytest.raises(CommandExecutionError, match="is the task of south-db1"):
+        other["openhim_backup.take"]()
+    with pytest.raises(CommandExecutionError, match="is not the task of north-db1"):
+        other["openhim_backup.copy"]("far")
+    with pytest.raises(CommandExecutionError, match="is not the task of north-db1"):
+        other["openhim_backup.prune"]("near", confirm=True)
+
+
+def test_the_copy_is_pulled_and_restores_and_old_points_are_pruned(data, near, minion, loaders):
+    for _ in range(2):
+        newest = minion.modules["openhim_backup.take"]()
+    puller = loaders("west-backup", data.pillar).modules
+    assert _state(loaders, data, "repository_present", "far", host="west-backup")["result"]
+    copied = [point["id"] for point in puller["openhim_backup.copy"]("far")]
+    assert newest["id"] in copied
+    assert puller["openhim_backup.copy"]("far") == []
+    would = puller["openhim_backup.prune"]("near")
+    assert would["removed"] == [] and len(would["would_remove"]) >= 1
+    done = puller["openhim_backup.prune"]("near", confirm=True)
+    assert done["removed"] == would["would_remove"]
+    (left,) = minion.modules["openhim_backup.list"]("near")["points"]
+    assert left["id"] == newest["id"]
+    minion.modules["openhim_backup.restore"](copied[0], repository="far", overwrite=True)
+
+
+def test_a_second_backup_at_the_same_time_is_refused(data, near, minion):
+    begun, done = threading.Event(), threading.Event()
+
+    def hold():
+        with work.alone("another one"):
+            begun.set()
+            done.wait(60)
+
+    other = threading.Thread(target=hold)
+    other.start()
+    begun.wait(60)
+    try:
+        with pytest.raises(
+            CommandExecutionError, match=r"another one .* is under way on this host"
+        ):
+            minion.modules["openhim_backup.take"]()
+    finally:
+        done.set()
+        other.join()
+
+
+def test_taken_takes_one_only_when_the_newest_is_too_old(data, near, minion, loaders):
+    made = minion.modules["openhim_backup.take"]()
+    for test in (True, False):
+        kept = _state(loaders, data, "taken", "near", test=test)
+        assert (kept["result"], kept["changes"]) == (True, {})
+    foreseen = _state(loaders, data, "taken", "near", test=True, max_age=0.001)
+    assert foreseen["result"] is None
+    newest = minion.modules["openhim_backup.list"]("near")["points"][-1]
+    assert newest["id"] == made["id"]
+    taken = _state(loaders, data, "taken", "near", max_age=0.001)
+    assert taken["result"] is True
+    newest = minion.modules["openhim_backup.list"]("near")["points"][-1]
+    assert newest["id"] == taken["changes"]["restore point"]["new"] != made["id"]
+
+
+def test_no_member_to_read_is_told_and_leaves_nothing(data, near, minion):
+    before = minion.modules["openhim_backup.list"]("near")
+    pillar = copy.deepcopy(data.pillar)
+    pillar["openhim"]["secrets"]["mongodb_operator"] = "wrong"
+    wrong = type(minion)(HOST, pillar, data.folder)
+    with pytest.raises(CommandExecutionError, match="does not accept the credentials"):
+        wrong.modules["openhim_backup.take"]()
+    assert minion.modules["openhim_backup.list"]("near") == before

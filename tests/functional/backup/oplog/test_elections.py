@@ -96,7 +96,7 @@ def test_after_a_forced_failover_the_survivors_history_is_followed_from_the_fork
         kept = write(client.openhim.numbers, {"_id": "kept"})
         with south.client() as survivor:
             eventually(lambda: majority_time(survivor) >= kept, what="the survivor to have it")
-        south.signal(signal.SIGSTOP)
+        south.kill()  # a frozen one still gets what is on its way
         majority = client.openhim.numbers.with_options(write_concern=WriteConcern("majority"))
         lost = [write(majority, {"_id": f"lost {number}"}) for number in range(5)]
         # One slice that straddles the fork: where they part is found within it.
@@ -105,8 +105,10 @@ def test_after_a_forced_failover_the_survivors_history_is_followed_from_the_fork
         assert before.catch_up().ts >= lost[-1]
     for mongod in north:
         mongod.kill()
-    south.signal(signal.SIGCONT)
+    south.start().wait()
     with south.client() as survivor:
+        configured = lambda: survivor.admin.command("hello").get("setName")  # noqa: E731
+        eventually(configured, what="the survivor's configuration")
         config = survivor.admin.command("replSetGetConfig")["config"]
         config["members"] = [m for m in config["members"] if m["host"] == south.name]
         config["version"] += 10

@@ -17,6 +17,8 @@ import salt.pillar
 import salt.utils.minions
 from salt.exceptions import CommandExecutionError
 from saltext.openhim import record, schema, settings
+from saltext.openhim.backup import schedule
+from saltext.openhim.backup import status as backups
 from saltext.openhim.errors import OpenHIMError, Refused
 from saltext.openhim.recovery import failover
 from saltext.openhim.recovery.figures import figures, moment
@@ -26,6 +28,9 @@ PING_TIMEOUT = 4
 
 #: Seconds that a host which is there has for its answer; it may itself wait for others.
 ANSWER_TIMEOUT = 30
+
+#: Seconds that a host has for a look at all its repositories.
+STATUS_TIMEOUT = 300
 
 
 def failover_plan(to_site="", confirm="", reason="", declared_by="", disrupted_at=None):
@@ -218,6 +223,50 @@ def failover_complete(stack):
     except OpenHIMError as error:
         raise CommandExecutionError(str(error)) from error
     return True
+
+
+def status(stack):
+    """
+    How the backups of a stack are: every host with a task in them is asked live. One that does not
+    answer is told as unknown. The exit code is 0 when all is ok, 1 otherwise.
+
+    stack
+        The stack's name.
+
+    A person sees a table; ``--out=json`` gives ``state``, ``reasons`` and what each host said.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run openhim_dr.status example
+        salt-run openhim_dr.status example --out=json
+    """
+    try:
+        declared = settings.from_pillar(_declaration(stack))
+        asked = schedule.hosts_with_a_task(declared)
+        if not asked:
+            raise Refused(f"openhim:backup: the pillar of {stack!r} declares no backups")
+        present = sorted(_cmd(asked, "test.ping", [], PING_TIMEOUT))
+        answers = _cmd(present, "openhim_backup.status", [], STATUS_TIMEOUT) if present else {}
+    except OpenHIMError as error:
+        raise CommandExecutionError(str(error)) from error
+    found = backups.fleet({host: _said(answers.get(host), host in present) for host in asked})
+    found = {"stack": stack, "at": _now(), **found, "retcode": int(found["state"] != backups.OK)}
+    if __opts__.get("output") in (None, "nested", "highstate"):
+        print(backups.table(found))
+        return {"retcode": found["retcode"]}
+    return found
+
+
+def _said(answer, present):
+    """What a host says of its backups, or why that is not known."""
+    if answer is None:
+        why = "it is there, and did not answer in time" if present else "its minion does not answer"
+        return {"state": backups.UNKNOWN, "reasons": [why]}
+    if answer["retcode"] or not isinstance(answer["ret"], dict):
+        return {"state": backups.UNKNOWN, "reasons": [str(answer["ret"])]}
+    return answer["ret"]
 
 
 def history(stack):

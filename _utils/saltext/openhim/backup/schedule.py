@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from saltext.openhim.backup.declaration import Backups
+from saltext.openhim.settings import Stack
 
 PREFIX = "openhim-backup-"
 #: Seconds between two looks at the repositories.
@@ -42,6 +43,15 @@ def wanted(backups: Backups) -> dict[str, dict[str, Any]]:
     if found:
         every("status", LOOK, "status")
     return found
+
+
+def hosts_with_a_task(stack: Stack) -> list[str]:
+    """The hosts that take, pull, verify or remove restore points."""
+    backup = stack.declared.get("backup") or {}
+    found = {backup.get("taken_by"), backup.get("verified_by")}
+    for entry in (backup.get("repositories") or {}).values():
+        found |= {entry.get("pulled_by"), entry.get("pruned_by")}
+    return sorted(host for host in found if host)
 
 
 def differences(present: dict[str, Any], declared: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -126,6 +126,49 @@ def worst(states: Sequence[str]) -> str:
     return max(states, key=STATES.index, default=UNKNOWN)
 
 
+def fleet(said: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The state of a stack's backups from what every host with a task says; the worst counts."""
+    return {
+        "state": worst([str(one["state"]) for one in said.values()]),
+        "reasons": [
+            f"{host}: {reason}" for host, one in said.items() for reason in one.get("reasons", ())
+        ],
+        "hosts": {host: dict(one) for host, one in said.items()},
+    }
+
+
+def table(found: Mapping[str, Any]) -> str:
+    """What :func:`fleet` says, for a person: a line per host and repository, then the reasons."""
+    rows = [("HOST", "REPOSITORY", "STATE", "NEWEST", "VERIFIED", "POINTS")]
+    for host, said in found["hosts"].items():
+        repositories = said.get("repositories") or {}
+        for name, one in repositories.items():
+            figures = one["figures"]
+            rows.append(
+                (
+                    host,
+                    name,
+                    one["state"],
+                    _ago(figures.get("newest_age_seconds")),
+                    _ago(figures.get("verified_age_seconds")),
+                    str(figures.get("restore_points", "?")),
+                )
+            )
+        if not repositories:
+            rows.append((host, "?", said["state"], "?", "?", "?"))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+    head = f"Backups of {found['stack']}: {found['state'].upper()}"
+    return "\n".join([head, "", *lines, *([""] if found["reasons"] else []), *found["reasons"]])
+
+
+def _ago(seconds: float | None) -> str:
+    return "never" if seconds is None else f"{_words(seconds)} ago"
+
+
 def look(backups: Backups, name: str) -> Seen:
     """What a repository shows to this host; never raises for what it finds."""
     copy = "copy_of" in backups.repositories[name]

@@ -1,0 +1,66 @@
+"""Which host does what for the backups by itself."""
+
+import pytest
+from saltext.openhim.backup import schedule
+from saltext.openhim.backup.declaration import Backups
+from saltext.openhim.settings import from_pillar
+
+from tests.unit.recovery.test_failover import DECLARED
+
+BACKUP = {
+    "taken_by": "south-db1",
+    "verified_by": "south-core",
+    "user": "backup",
+    "repositories": {
+        "near": {"url": "/near", "secret": "near", "pruned_by": "north-core"},
+        "far": {"url": "/far", "secret": "far", "copy_of": "near", "pulled_by": "north-core"},
+    },
+    "schedule": {"take": 3600, "copy": 1800, "verify": 86400, "prune": 7200},
+}
+
+
+def backups(host, **changes):
+    pillar = {"openhim": {**DECLARED, "backup": {**BACKUP, **changes}}}
+    return Backups(from_pillar(pillar), host, pillar)
+
+
+@pytest.mark.parametrize(
+    ("host", "tasks"),
+    [
+        ("south-db1", {"take-near", "status"}),
+        ("south-core", {"verify", "status"}),
+        ("north-core", {"copy-far", "prune-near", "status"}),
+        ("north-db1", set()),
+    ],
+)
+def test_every_task_is_on_its_host_alone(host, tasks):
+    found = schedule.wanted(backups(host))
+    assert {name.removeprefix(schedule.PREFIX) for name in found} == tasks
+
+
+def test_what_no_schedule_is_declared_for_is_not_scheduled():
+    assert schedule.wanted(backups("south-db1", schedule={})) == {}
+
+
+def test_an_entry_that_differs_or_is_not_declared_changes_and_others_are_left_alone():
+    declared = schedule.wanted(backups("south-db1"))
+    take = f"{schedule.PREFIX}take-near"
+    present = {
+        take: {**declared[take], "seconds": 60, "enabled": True},
+        f"{schedule.PREFIX}old": {"function": "openhim_backup.take"},
+        "somebody else's": {"function": "test.ping"},
+    }
+    found = schedule.differences(present, declared)
+    assert found[take]["old"]["seconds"] == 60
+    assert found[take]["new"]["seconds"] == 3600
+    assert found[f"{schedule.PREFIX}old"]["new"] is None
+    assert "somebody else's" not in found
+    assert schedule.differences({**declared}, declared) == {}
+
+
+def test_the_hosts_with_a_task_are_asked_for_the_status():
+    assert schedule.hosts_with_a_task(backups("south-db1").stack) == [
+        "north-core",
+        "south-core",
+        "south-db1",
+    ]

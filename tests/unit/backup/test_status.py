@@ -1,0 +1,119 @@
+"""How the backups are: the judgement, from observations alone."""
+
+import json
+from datetime import datetime, timedelta, timezone
+
+import pytest
+from saltext.openhim.backup import status
+from saltext.openhim.backup.status import Judgement, Limits, Seen
+
+NOW = 1_800_000_000.0
+LIMITS = Limits(max_age=3600, max_unverified=86400)
+GOOD = {
+    "points": 3,
+    "newest": NOW - 60,
+    "newest_id": "new",
+    "verified": NOW - 600,
+    "verified_id": "v",
+}
+
+
+def judged(**changes):
+    return status.judge_repository(Seen(**{**GOOD, **changes}), LIMITS, NOW)
+
+
+def test_a_young_and_verified_restore_point_is_ok():
+    assert (judged().state, judged().reasons) == ("ok", [])
+
+
+@pytest.mark.parametrize(
+    ("changes", "state", "reason"),
+    [
+        ({"error": "connection refused"}, "unknown", "could not be looked at: connection refused"),
+        ({"newest": None, "points": 0, "verified": None}, "failing", "it holds no restore point"),
+        (
+            {"newest": NOW - 8000},
+            "failing",
+            "restore point new is 2 hours old, allowed are 60 minutes",
+        ),
+        ({"verified": None}, "degraded", "none of its restore points was ever verified"),
+        ({"verified": NOW - 200_000}, "degraded", "verified restore point v is 2 days old"),
+        ({"failed_verification": "counts differ"}, "failing", "did not verify: counts differ"),
+        ({"broken": ["a part is gone"]}, "degraded", "cannot be used: a part is gone"),
+        ({"unreadable": 2}, "degraded", "2 of its snapshots cannot be read"),
+    ],
+)
+def test_everything_else_is_told(changes, state, reason):
+    found = judged(**changes)
+    assert found.state == state
+    assert any(reason in each for each in found.reasons), found.reasons
+
+
+@pytest.mark.parametrize(
+    ("states", "expected"),
+    [
+        (["ok", "ok"], "ok"),
+        (["ok", "unknown"], "degraded"),
+        (["ok", "failing"], "degraded"),
+        (["degraded", "failing"], "degraded"),
+        (["unknown", "failing"], "failing"),
+        (["unknown", "unknown"], "unknown"),
+        ([], "unknown"),
+    ],
+)
+def test_one_good_repository_is_no_failure_and_none_is_no_success(states, expected):
+    judgements = {str(number): Judgement(state) for number, state in enumerate(states)}
+    assert status.judge(judgements).state == expected
+
+
+def test_a_host_that_does_not_answer_makes_the_stack_no_better_than_unknown():
+    found = status.fleet(
+        {"a": {"state": "ok", "reasons": []}, "b": {"state": "unknown", "reasons": ["silent"]}}
+    )
+    assert found["state"] == "unknown"
+    assert found["reasons"] == ["b: silent"]
+    assert "b     ?           unknown" in status.table({"stack": "example", **found})
+
+
+class TestWhatWasSaidLast:
+    at = datetime(2026, 1, 31, 12, tzinfo=timezone.utc)
+
+    @pytest.fixture
+    def file(self, tmp_path):
+        path = str(tmp_path / "kept" / "status.json")
+        status.keep({"state": "ok", "reasons": [], "at": self.at.isoformat()}, path)
+        return path
+
+    def test_counts_while_it_is_young(self, file):
+        assert status.kept(60, self.at + timedelta(seconds=59), file)["state"] == "ok"
+
+    def test_is_unknown_when_nobody_has_looked_for_too_long(self, file):
+        found = status.kept(60, self.at + timedelta(hours=3), file)
+        assert found["state"] == "unknown"
+        assert "nobody has looked at the backups for 3 hours; then they were ok" in found["reasons"]
+
+    def test_is_unknown_when_nobody_ever_looked(self, tmp_path):
+        assert status.kept(60, self.at, str(tmp_path / "none"))["state"] == "unknown"
+
+    @pytest.mark.parametrize("text", ["", "{", "[]", '{"state": "ok"}', json.dumps({"at": 5})])
+    def test_is_unknown_when_it_cannot_be_read(self, tmp_path, text):
+        path = tmp_path / "status.json"
+        path.write_text(text)
+        assert status.kept(60, self.at, str(path))["state"] == "unknown"
+
+
+def test_metrics_are_what_prometheus_reads():
+    found = {
+        "stack": "example",
+        "state": "degraded",
+        "at": "2026-01-31T12:00:00+00:00",
+        "repositories": {"near": {"state": "ok", "figures": judged().figures}},
+    }
+    lines = status.metrics(found).splitlines()
+    assert 'openhim_backup_state{stack="example",state="degraded"} 1' in lines
+    assert 'openhim_backup_state{stack="example",state="ok"} 0' in lines
+    assert 'openhim_backup_newest_age_seconds{stack="example",repository="near"} 60' in lines
+    assert 'openhim_backup_looked_at_seconds{stack="example"} 1769860800' in lines
+    names = [line.split("{")[0] for line in lines if not line.startswith("#")]
+    typed = {line.split()[2] for line in lines if line.startswith("# TYPE")}
+    assert set(names) == typed

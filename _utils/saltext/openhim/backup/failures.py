@@ -140,6 +140,7 @@ _CAUSES: tuple[tuple[type[RepositoryError], tuple[str, ...]], ...] = (
             r"ciphertext verification failed",
             r"invalid data returned",
             r"contains errors",
+            r"invalid repository",
             r"ID does not match",
             r"does not exist",
             r"no such file",
@@ -197,6 +198,9 @@ _FINAL = (Full, ReadOnly, AppendOnly, AccessDenied)
 _CONTENTS_MISSING = re.compile(
     r"Load\(<(data|index)/.*(no such file|does not exist|not found)", re.IGNORECASE
 )
+#: From a disk that is final; over a network it may be the line.
+_CUT_SHORT = re.compile(r"Load\(<(data|index)/.*EOF")
+_REMOTE = re.compile(r"(sftp|rest|s3|b2|azure|gs|swift|rclone):")
 #: Lines of Go's stack traces.
 _TRACE = re.compile(r"(github\.com|golang\.org|runtime|main|goroutine)\b\S*|\S+\.go:\d+")
 
@@ -220,12 +224,12 @@ def failure(
 
 def final(where: str, line: str, secrets: Sequence[str] = ()) -> RepositoryError | None:
     """The error, when a line says that restic retries what cannot succeed; else None."""
-    if not _RETRYING.search(line) or ("<lock/" in line and not _writes(line)):
+    if not _RETRYING.search(line):
         return None
-    kind = Damaged if _CONTENTS_MISSING.search(line) else cause(line)
-    if kind is not Damaged and kind not in _FINAL:
-        return None
-    if kind is Damaged and not _CONTENTS_MISSING.search(line):
+    cut_short = _CUT_SHORT.search(line) and not _REMOTE.match(where)
+    damaged = bool(cut_short or _CONTENTS_MISSING.search(line))
+    kind = Damaged if damaged else cause(line)
+    if not damaged and kind not in _FINAL:
         return None
     return _worded(kind, where, line, None, secrets)
 
@@ -248,10 +252,6 @@ def said(text: str) -> str:
             continue
         lines.append(line)
     return "; ".join(lines[:6])[:1000]
-
-
-def _writes(line: str) -> bool:
-    return "Save(" in line
 
 
 def _worded(

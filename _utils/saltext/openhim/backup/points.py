@@ -515,6 +515,13 @@ def _commit(repository: Repository, manifest: Manifest) -> RestorePoint:
         manifest.host,
     )
     _read_back(repository, stored, manifests.FILENAME, data)
+    # Somebody may have taken the parts for leftovers meanwhile.
+    there = repository.snapshots([f"point={manifest.point}"], damaged=[])
+    try:
+        _check_parts(repository, manifest, there)
+    except Damaged:
+        repository.forget([stored.snapshot])
+        raise
     snapshots = (*(part.snapshot for part in manifest.parts), stored.snapshot)
     return RestorePoint(manifest, stored.snapshot, manifest.sha256(), (), snapshots)
 

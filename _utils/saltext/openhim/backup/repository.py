@@ -71,6 +71,8 @@ LOCK_WAIT = 60.0
 LONGEST = 24 * 3600.0
 
 _SNAPSHOT_ID = re.compile(r"[0-9a-f]{64}")
+#: What restic says when ssh ended, whyever.
+_SSH = "unable to start the sftp session"
 _Answer = TypeVar("_Answer")
 
 
@@ -474,22 +476,22 @@ class Repository:
             command += ["--option", option]
         if restic.version(self.program) >= (0, 16) and verb in _LOCKING:
             command += ["--retry-lock", f"{int(self.lock_wait)}s"]
-        hidden_arguments = {
+        piped = {
             "RESTIC_PASSWORD_FILE": self.password,
             "RESTIC_REPOSITORY_FILE": self.url,
         }
         environment = dict(self.environment)
-        hidden = [*_credentials(self.environment)]
+        hidden = [self.password, *_credentials(self.environment)]
         if source is not None:
-            hidden_arguments["RESTIC_FROM_PASSWORD_FILE"] = source.password
-            hidden_arguments["RESTIC_FROM_REPOSITORY_FILE"] = source.url
+            piped["RESTIC_FROM_PASSWORD_FILE"] = source.password
+            piped["RESTIC_FROM_REPOSITORY_FILE"] = source.url
             environment = _merged(source, self)
-            hidden += _credentials(source.environment)
+            hidden += [source.password, *_credentials(source.environment)]
         return Run(
             [*command, *rest],
             where=self.location,
             environment=environment,
-            secrets=hidden_arguments,
+            secrets=piped,
             hidden=hidden,
             program=self.program,
             **more,
@@ -538,12 +540,17 @@ class Repository:
     def _patiently(self, action: Callable[[], _Answer]) -> _Answer:
         """Try again while another process holds the repository; 0.14 does not wait by itself."""
         deadline = clock.monotonic() + self.lock_wait
-        pause = 0.5
+        pause, wordless = 0.5, 3
         while True:
             try:
                 return action()
             except Locked:
                 if clock.monotonic() + pause > deadline:
+                    raise
+            except RepositoryUnreachable as error:
+                # restic may end before it passed on why ssh did: ask again for the reason.
+                wordless -= 1
+                if not wordless or "(restic: Fatal: " not in str(error) or _SSH not in str(error):
                     raise
             clock.sleep(pause)
             pause = min(pause * 2, 10.0)
@@ -564,9 +571,11 @@ class Repository:
 
         def once() -> Run:
             run = self._run(arguments, feed=feed)
-            if restic.version(self.program) < (0, 16) and not run.first_line.wait(self.timeout):
+            if restic.version(self.program) >= (0, 16):
+                return run  # it waits for the lock by itself
+            if not run.first_line.wait(self.timeout):
                 run.abort(run.silent(self.timeout))
-            if run.wait(0) and feed:
+            if not run.output():
                 run.close()
                 raise run.error() or RepositoryError(
                     f"{self.location}: restic ended before it was given anything"

@@ -66,7 +66,7 @@ class Run:
     """One restic process in a session of its own, and what it said.
 
     where: the repository, as messages call it.
-    secrets: environment variable → secret; the variable gets the path of a pipe that holds it.
+    secrets: environment variable → what a pipe holds; the variable gets the path of that pipe.
     hidden: strings that must not be in a message.
     feed: the caller writes to ``process.stdin``. raw_output: the caller reads ``process.stdout``.
     extra_pipes, extra_hidden: pipes that restic inherits beside, and what is in them.
@@ -87,7 +87,7 @@ class Run:
         program: str = "restic",
     ):
         self.where = where
-        self.hidden = [*hidden, *extra_hidden, *secrets.values()]
+        self.hidden = [*hidden, *extra_hidden]
         self.verb = next((word for word in arguments if not word.startswith("-")), "restic")
         self.chatter = 0
         self._closed = False

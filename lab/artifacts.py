@@ -28,7 +28,7 @@ MONGODB_PLATFORM = f"mongodb-linux-x86_64-ubuntu2204-{MONGODB_VERSION}"
 OPENHIM_VERSION = "4.0.5"
 # Version 4.0.5 speaks a wire protocol that MongoDB 6 no longer answers; these drivers do.
 OPENHIM_DRIVERS = {"mongoose": "5.13.23", "agenda": "2.3.0", "mongodb": "3.7.4"}
-OPENHIM_RECIPE = "5"  # raise it whenever the built archive would change
+OPENHIM_RECIPE = "6"  # raise it whenever the built archive would change
 
 DEB_CONTROL = f"""\
 Package: mongodb-org-server
@@ -148,7 +148,8 @@ def _install_openhim(folder: Path) -> None:
     """Install what OpenHIM depends on, with the drivers that current MongoDB servers answer."""
     description = json.loads((folder / "package.json").read_text(encoding="utf-8"))
     description["dependencies"].update(OPENHIM_DRIVERS)
-    description["overrides"] = {name: f"${name}" for name in OPENHIM_DRIVERS}
+    # Not "$mongoose", as npm's manual has it: the npm of Debian 12 does not resolve that here.
+    description["overrides"] = dict(OPENHIM_DRIVERS)
     description.pop("devDependencies", None)
     # Its "prepare" script would build lib/ anew with tools that the release does not need.
     description["scripts"] = {"start": "node lib/server.js"}

@@ -79,7 +79,7 @@ def archived(store, epoch=None):
     line = chain.timeline_of(known, SET, epoch)
     last = chain.reachable(known, SET, line)[-1]
     plan = chain.plan(known, SET, base=last.start.ts, to=last.end.ts, epoch=line.epoch)
-    entries = [raw for segment in plan.segments for raw in read_segment(store, segment)]
+    entries = [entry.raw for segment in plan.segments for entry in read_segment(store, segment)]
     return last.start, [raw for raw in entries if slices.position_of(raw).ts > last.start.ts]
 
 

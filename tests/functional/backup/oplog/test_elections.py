@@ -144,7 +144,9 @@ def _ids(store, base, to, epoch=None):
 
 
 def _inserted(store, segments):
-    entries = [bson.decode(raw) for segment in segments for raw in read_segment(store, segment)]
+    entries = [
+        bson.decode(entry.raw) for segment in segments for entry in read_segment(store, segment)
+    ]
     assert [e["ts"] for e in entries] == sorted({e["ts"] for e in entries})
     return [e["o"]["_id"] for e in entries if e["op"] == "i" and e["ns"] == "openhim.numbers"]
 

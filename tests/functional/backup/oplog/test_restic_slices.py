@@ -182,7 +182,7 @@ def test_killed_while_restic_stores_it_loses_nothing(single, client, store):
         writer.join(30)
     end = archiver_of(single, store).catch_up()
     plan, _ = sound_plan(store, store.headers(), SET, base=begin, to=end.ts)
-    entries = [raw for segment in plan.segments for raw in read_segment(store, segment)]
+    entries = [entry.raw for segment in plan.segments for entry in read_segment(store, segment)]
     assert entries == oplog(client, begin, end.ts)
 
 

@@ -72,4 +72,4 @@ class MemorySlices(SliceStore):
 
 def numbers(raw):
     """The numbers that entries insert."""
-    return [bson.decode(each)["o"]["_id"] for each in raw]
+    return [bson.decode(getattr(each, "raw", each))["o"]["_id"] for each in raw]

@@ -25,6 +25,7 @@ from pymongo.collection import Collection
 from pymongo.errors import PyMongoError
 from pymongo.read_concern import ReadConcern
 from saltext.openhim.backup.oplog import chain, slices
+from saltext.openhim.backup.oplog.entry import Entry
 from saltext.openhim.backup.oplog.slices import (
     GAP,
     SLICE,
@@ -414,7 +415,7 @@ class Archiver:
         self._record_gap(
             position,
             first,
-            slices.wall_of(entry),
+            Entry(entry).wall,
             "the oplog rolled over before it was archived; make it larger, or find out why the "
             "archive stood still",
         )

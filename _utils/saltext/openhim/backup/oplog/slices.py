@@ -15,7 +15,7 @@ import re
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timezone
+from datetime import datetime
 from typing import Any, BinaryIO
 from urllib.parse import quote
 
@@ -23,8 +23,8 @@ import bson
 from bson import Timestamp
 from bson.codec_options import CodecOptions
 from bson.errors import BSONError
-from bson.raw_bson import RawBSONDocument
 from saltext.openhim.backup.digest import Digest
+from saltext.openhim.backup.oplog.entry import Entry, NoEntry
 from saltext.openhim.errors import OpenHIMError
 
 #: The version of the format that is written; what is newer is refused.
@@ -32,7 +32,6 @@ FORMAT = 1
 SLICE, GAP, VOID = "slice", "gap", "void"
 
 _MAGIC = "saltext-openhim oplog slice"
-_RAW = CodecOptions(document_class=RawBSONDocument)
 _AWARE: CodecOptions[dict[str, Any]] = CodecOptions(tz_aware=True)
 _HEADER_LIMIT = 1 << 16
 #: An entry of the oplog holds a document of up to 16 MB and what is said about it.
@@ -58,6 +57,11 @@ class Position:
         """The position of an oplog entry."""
         ts = entry["ts"]
         return cls(ts.time, ts.inc, entry.get("t", -1))
+
+    @classmethod
+    def at(cls, entry: Entry) -> Position:
+        """The position of an entry that is bytes."""
+        return cls(entry.time, entry.inc, entry.term)
 
     @classmethod
     def parse(cls, text: str) -> Position:
@@ -263,11 +267,11 @@ class Collector:
 
         Raises :class:`DamagedSlice` when it does not come after the one before.
         """
-        document: Mapping[str, Any] = RawBSONDocument(entry, _RAW)
-        position = Position.of(document)
+        found = Entry(entry)
+        position = Position.at(found)
         if position.ts <= self.last.ts or position.term < self.last.term:
             raise DamagedSlice(f"the oplog gave {position} after {self.last}")
-        wall = _wall(document)
+        wall = found.wall
         self.first = self.first or position
         self.first_wall = self.first_wall or wall
         self.last, self.last_wall = position, wall
@@ -313,29 +317,36 @@ def read(stream: BinaryIO, expected: Header | None = None) -> Iterator[bytes]:
     Raises :class:`DamagedSlice`, at the latest after the last entry, when the file is not what its
     header says. Entries that were given out before are then not to be trusted.
     """
+    return (entry.raw for entry in read_entries(stream, expected))
+
+
+def read_entries(stream: BinaryIO, expected: Header | None = None) -> Iterator[Entry]:
+    """As :func:`read`, with each entry's fields found."""
     header = read_header(stream)
+    name = header.name
     if expected is not None and header != expected:
-        raise DamagedSlice(f"{expected.name} holds another slice, {header.name}")
+        raise DamagedSlice(f"{expected.name} holds another slice, {name}")
     digest = Digest()
-    last = header.previous
-    for entry in _documents(stream, header.name):
-        position = _position(entry, header.name)
-        if position.ts <= last.ts:
-            raise DamagedSlice(f"{header.name}: {position} comes after {last}")
-        if not digest.count and position != header.first:
-            raise DamagedSlice(f"{header.name} begins with {position} instead of {header.first}")
-        last = position
-        digest.update([entry])
+    last = (header.previous.time, header.previous.inc)
+    for raw in _documents(stream, name):
+        entry = _entry(raw, name)
+        at = (entry.time, entry.inc)
+        if at <= last:
+            raise DamagedSlice(f"{name}: {Position.at(entry)} comes after {last[0]}-{last[1]}")
+        if not digest.count and Position.at(entry) != header.first:
+            raise DamagedSlice(f"{name} begins with {Position.at(entry)} and not {header.first}")
+        last = at
+        digest.update([raw])
         yield entry
     found = (digest.count, digest.bytes, digest.hex())
     if found != (header.count, header.size, header.digest):
         raise DamagedSlice(
-            f"{header.name} is damaged or cut off: expected {header.count} entries of "
+            f"{name} is damaged or cut off: expected {header.count} entries of "
             f"{header.size} bytes in all, found {digest.count} of {digest.bytes}"
             + (" with another content" if digest.bytes == header.size else "")
         )
-    if digest.count and last != header.last:
-        raise DamagedSlice(f"{header.name} ends with {last} instead of {header.last}")
+    if digest.count and last != (header.last.time, header.last.inc):
+        raise DamagedSlice(f"{name} ends with {last[0]}-{last[1]} and not {header.last}")
 
 
 def verify(stream: BinaryIO, expected: Header | None = None) -> None:
@@ -346,24 +357,14 @@ def verify(stream: BinaryIO, expected: Header | None = None) -> None:
 
 def position_of(entry: bytes) -> Position:
     """The position of a raw entry."""
-    return Position.of(RawBSONDocument(entry, _RAW))
+    return Position.at(Entry(entry))
 
 
-def wall_of(entry: bytes) -> datetime:
-    """The server's clock when it wrote a raw entry."""
-    return _wall(RawBSONDocument(entry, _RAW))
-
-
-def _wall(entry: Mapping[str, Any]) -> datetime:
-    wall = entry.get("wall") or Position.of(entry).ts.as_datetime()
-    return wall if wall.tzinfo else wall.replace(tzinfo=timezone.utc)
-
-
-def _position(entry: bytes, name: str) -> Position:
+def _entry(raw: bytes, name: str) -> Entry:
     try:
-        return position_of(entry)
-    except (BSONError, KeyError, AttributeError) as error:
-        raise DamagedSlice(f"{name} holds something that is no oplog entry: {error!r}") from error
+        return Entry(raw)
+    except NoEntry as error:
+        raise DamagedSlice(f"{name}: {error}") from error
 
 
 def split(batch: bytes) -> Iterator[bytes]:

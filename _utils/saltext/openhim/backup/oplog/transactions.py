@@ -15,7 +15,7 @@ from saltext.openhim.errors import Refused
 
 _NONE = Timestamp(0, 0)
 _Key = tuple[bytes, int]
-Entry = Mapping[str, Any]
+Operation = Mapping[str, Any]
 
 
 class Transactions:
@@ -25,11 +25,11 @@ class Transactions:
     only for a transaction that began there.
     """
 
-    def __init__(self, earlier: Callable[[], Iterable[Iterable[Entry]]]):
+    def __init__(self, earlier: Callable[[], Iterable[Iterable[Operation]]]):
         self._earlier = earlier
-        self._open: dict[_Key, list[Entry]] = {}
+        self._open: dict[_Key, list[Operation]] = {}
 
-    def feed(self, entry: Entry, wanted: bool) -> list[Entry] | None:
+    def feed(self, entry: Operation, wanted: bool) -> list[Operation] | None:
         """Takes a command of the oplog.
 
         Returns the operations that it makes true, in order; None when the command is none of a
@@ -58,7 +58,7 @@ class Transactions:
         """How many transactions were not committed by the end."""
         return len(self._open)
 
-    def _operations(self, last: Entry, pieces: list[Entry]) -> list[Entry]:
+    def _operations(self, last: Operation, pieces: list[Operation]) -> list[Operation]:
         """Of the pieces before ``last``, which must be all."""
         begun = _link(pieces[0]) if pieces else _link(last)
         if begun != _NONE:
@@ -68,8 +68,8 @@ class Transactions:
             raise _incomplete(last)
         return [operation for piece in pieces for operation in piece["o"]["applyOps"]]
 
-    def _older(self, key: _Key, newest: Timestamp) -> list[Entry]:
-        found: list[Entry] = []
+    def _older(self, key: _Key, newest: Timestamp) -> list[Operation]:
+        found: list[Operation] = []
         for entries in self._earlier():
             found = [each for each in entries if _is_piece(each, key, newest)] + found
             if found and _link(found[0]) == _NONE:
@@ -77,7 +77,7 @@ class Transactions:
         return found
 
 
-def _is_piece(entry: Entry, key: _Key, newest: Timestamp) -> bool:
+def _is_piece(entry: Operation, key: _Key, newest: Timestamp) -> bool:
     return (
         entry["op"] == "c"
         and "txnNumber" in entry
@@ -87,17 +87,17 @@ def _is_piece(entry: Entry, key: _Key, newest: Timestamp) -> bool:
     )
 
 
-def _key(entry: Entry) -> _Key:
+def _key(entry: Operation) -> _Key:
     return (bytes(entry["lsid"].raw), int(entry["txnNumber"]))
 
 
-def _link(entry: Entry) -> Timestamp:
+def _link(entry: Operation) -> Timestamp:
     """The entry of the same transaction that precedes this one."""
     link: Timestamp = (entry.get("prevOpTime") or {"ts": _NONE})["ts"]
     return link
 
 
-def _incomplete(last: Entry) -> Refused:
+def _incomplete(last: Operation) -> Refused:
     return Refused(
         f"a transaction that was committed at {words(last['ts'])} began before what the archive "
         "has; it can't be replayed whole. Take an earlier restore point, or a time before it"

@@ -15,8 +15,11 @@ from salt.exceptions import CommandExecutionError
 try:
     from saltext.openhim import files
     from saltext.openhim.backup import declaration, points, work
+    from saltext.openhim.backup import schedule as scheduling
     from saltext.openhim.backup import status as judging
+    from saltext.openhim.errors import OpenHIMError
     from saltext.openhim.mongo.connection import raises
+    from saltext.openhim.mongo.status import until
 
     _converted = raises(CommandExecutionError)
     _PROBLEM = None
@@ -83,6 +86,27 @@ def _shown(point, repository):
 
 
 @_converted
+def tasks():
+    """
+    What this host does for the backups: ``repositories`` that it makes, whether it ``verifies``,
+    and its ``schedule``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'west-backup' openhim_backup.tasks
+    """
+    backups = _backups()
+    takes = backups.entry.get("taken_by") == backups.host
+    return {
+        "repositories": (backups.first if takes else []) + backups.pulled_here,
+        "verifies": backups.entry.get("verified_by") == backups.host,
+        "schedule": scheduling.wanted(backups),
+    }
+
+
+@_converted
 def initialise(repository=None):
     """
     Make a declared repository; False when it is there already and its secret opens it.
@@ -100,6 +124,9 @@ def initialise(repository=None):
     source = None
     if repository and "copy_of" in backups.repositories.get(repository, {}):
         source = backups.repository(backups.repositories[repository]["copy_of"])
+        # On all hosts at once, another one is about to make it.
+        if not until(source.exists, 300, poll=2):
+            raise OpenHIMError(f"{source.location} is not there, of which this is to be a copy")
     return backups.repository(repository).initialise(copy_chunker_from=source)
 
 

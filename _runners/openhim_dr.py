@@ -225,6 +225,77 @@ def failover_complete(stack):
     return True
 
 
+def backup_plan(stack):
+    """
+    Who takes a stack's restore points into which repositories, and who pulls which copies.
+
+    stack
+        The stack's name.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run openhim_dr.backup_plan example
+    """
+    try:
+        backup = settings.from_pillar(_declaration(stack)).declared.get("backup") or {}
+    except OpenHIMError as error:
+        raise CommandExecutionError(str(error)) from error
+    repositories = backup.get("repositories") or {}
+    if not repositories:
+        raise CommandExecutionError(f"openhim:backup: the pillar of {stack!r} declares no backups")
+    return {
+        "taken_by": backup["taken_by"],
+        "first": [name for name, entry in repositories.items() if "copy_of" not in entry],
+        "copies": {
+            name: entry["pulled_by"] for name, entry in repositories.items() if "copy_of" in entry
+        },
+    }
+
+
+def restore_plan(confirm="", point="", reason="", declared_by=""):
+    """
+    May the stack's data become that of a restore point, and what would be done? Changes nothing.
+
+    confirm
+        The stack's name, typed out: what was written since the restore point is replaced.
+
+    point
+        ID of a restore point, ``latest`` or ``verified``.
+
+    reason, declared_by
+        For the marker that the restore leaves.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run openhim_dr.restore_plan confirm=example point=latest reason=drill declared_by=Ada
+    """
+    try:
+        stack = settings.from_pillar(_declaration(confirm))
+    except OpenHIMError as error:
+        return {"refusals": [str(error)]}
+    cores = [host.id for host in stack.hosts_with("core", stack.active_site)]
+    host = (stack.declared.get("backup") or {}).get("taken_by")
+    asked = sorted({*cores, *([host] if host else [])})
+    silent = sorted(set(asked) - set(_cmd(asked, "test.ping", [], PING_TIMEOUT)))
+    refusals = [
+        f"{name}: found nothing; say {what}"
+        for name, value, what in (
+            ("point", point, "which restore point: an ID, latest or verified"),
+            ("reason", reason, "why, it goes into the marker"),
+            ("declared_by", declared_by, "who decides it"),
+        )
+        if not str(value).strip()
+    ]
+    refusals += [f"{one} does not answer, and is needed for a restore" for one in silent]
+    if host is None:
+        refusals.append("openhim:backup: the pillar declares no backups")
+    return {"refusals": refusals, "cores": cores, "host": host, "since": _now()}
+
+
 def status(stack):
     """
     How the backups of a stack are: every host with a task in them is asked live. One that does not

@@ -138,7 +138,7 @@ def _newest(backups, name):
 
 
 @_answered
-def restored(name, why, by="Salt", repository=None, overwrite=False):
+def restored(name, why, by="Salt", repository=None, overwrite=False, since=None):
     """
     A restore point was restored into the declared replica sets. Live data never equals its restore
     point, so the marker decides that the restore left in the main database.
@@ -156,9 +156,17 @@ def restored(name, why, by="Salt", repository=None, overwrite=False):
 
     overwrite
         Whether data that is there may be replaced. It is replaced once: the marker tells of it.
+
+    since
+        ISO 8601 with zone. A restore before that time does not count.
     """
     backups = _backups()
-    markers = work.restored(backups)
+    before = datetime.fromisoformat(since) if since else None
+    markers = [
+        marker
+        for marker in work.restored(backups)
+        if before is None or marker["restored_at"] >= before
+    ]
     if any(name in (marker["point"], work.LATEST, "verified") for marker in markers):
         last = markers[-1]
         when = f"{last['restored_at']:%Y-%m-%d %H:%M:%S} UTC"

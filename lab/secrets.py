@@ -20,9 +20,6 @@ from typing import Any
 
 from lab.errors import LabError
 
-#: File → the role whose hosts get it.
-ROLE_OF = {"mongodb": "mongodb", "core": "core"}
-
 
 def write(pillar: Mapping[str, Any], directory: Path) -> None:
     """Write ``secrets/*.sls`` with a value for every secret that the pillar's hosts need.
@@ -35,16 +32,10 @@ def write(pillar: Mapping[str, Any], directory: Path) -> None:
     from saltext.openhim.schema import needs
 
     declared = pillar["openhim"]
-    names = {
-        file: {
-            name
-            for host_id, host in declared["hosts"].items()
-            if role in host["roles"]
-            for name in needs.needed(declared, host_id)
-        }
-        - {needs.AUTHORITY, needs.AUTHORITY_KEY, *needs.OWN_CERTIFICATE}
-        for file, role in ROLE_OF.items()
-    }
+    names: dict[str, set[str]] = {}
+    for host_id in declared["hosts"]:
+        for file, needed in needs.by_file(declared, host_id).items():
+            names.setdefault(file, set()).update(needed)
     # A user's password is needed by the database's hosts and by the core's: it is one value.
     values = {name: _value(name, needs.KEYFILE) for name in sorted(set().union(*names.values()))}
     files = {file: {name: values[name] for name in sorted(names[file])} for file in names}

@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from lab import apt_repository, artifacts, cache, secrets
+from lab import apt_repository, artifacts, cache, secrets, store
 from lab.host import HostSpec
 from lab.lab import Lab
 from lab.salt import SaltMaster
@@ -57,11 +57,16 @@ class Stack:
 
     def secret(self, name: str) -> str:
         """The value of a secret that was made for this lab."""
-        for file in sorted((self.folder / "secrets" / "secrets").glob("*.sls")):
-            known = yaml.safe_load(file.read_text())["openhim"]["secrets"]
-            if name in known:
-                return str(known[name])
-        raise KeyError(name)
+        return secret(self.folder, name)
+
+
+def secret(folder: Path, name: str) -> str:
+    """The value of a secret that was made for the lab whose things are in ``folder``."""
+    for file in sorted((folder / "secrets" / "secrets").glob("*.sls")):
+        known = yaml.safe_load(file.read_text())["openhim"]["secrets"]
+        if name in known:
+            return str(known[name])
+    raise KeyError(name)
 
 
 def declaration(folder: Path) -> dict[str, Any]:
@@ -92,6 +97,8 @@ def started(pillar_folder: Path = EXAMPLE, upstreams: bool = True) -> Iterator[S
         with Lab.start(hosts=hosts, share=shares, belongings=[folder]) as lab:
             if upstreams:
                 _start_upstreams(lab)
+            if store.PRODUCER[1] in str(pillar["openhim"].get("backup", {})):
+                store.start(lab, folder / "store", lambda name: secret(folder, name))
             yield Stack(lab, _start_salt(lab), pillar, folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -8,6 +8,10 @@ base:
     - secrets.mongodb
   '*-core*':
     - secrets.core
+  'south-db1':                   # openhim:backup:taken_by
+    - secrets.backup
+  'west-backup':                 # pulls copies, verifies, and removes what retention does not keep
+    - secrets.backup_keeper
   'master':                      # openhim:certificates:ca_server
     - openhim.authority
     - secrets.authority

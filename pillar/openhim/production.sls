@@ -17,6 +17,7 @@ openhim:
     north-core: {site: north, address: 10.20.1.21, roles: [core]}
     south-db1: {site: south, address: 10.20.2.11, roles: [mongodb]}
     south-core: {site: south, address: 10.20.2.21, roles: [core]}
+    west-backup: {site: west, address: 10.20.0.31, roles: [backup]}
   manage_hosts_file: true        # write the names above into /etc/hosts, so that no DNS is needed
 
   mongodb:
@@ -49,6 +50,9 @@ openhim:
         roles:
           - {role: readWrite, db: openhim}
           - {role: readWrite, db: openhim_audit}
+      backup:                    # as whom restore points are taken: it reads, and writes nothing
+        secret: mongodb_backup
+        roles: [{role: backup, db: admin}]
 
   core:
     version: 4.0.5
@@ -98,6 +102,29 @@ openhim:
   clock:
     servers: [10.20.0.10]
     max_offset_ms: 500
+
+  backup:
+    taken_by: south-db1          # from a secondary, at the distant site
+    verified_by: west-backup
+    user: backup
+    repositories:
+      store:                     # append-only: who takes restore points cannot remove them
+        url: rest:http://producer:{backup_store_producer}@10.20.0.40:8000/
+        secret: backup_store
+        pruned_by: west-backup
+        prune_url: rest:http://keeper:{backup_store_keeper}@10.20.0.41:8000/
+      copy:                      # pulled by another host, with a key of its own
+        url: /var/lib/openhim-backup/copy
+        secret: backup_copy
+        copy_of: store
+        pulled_by: west-backup
+        pruned_by: west-backup
+    files: [/etc/mongod]
+    retention: {last: 3, hourly: 24, daily: 7, weekly: 5, monthly: 12, yearly: 6, minimum_verified: 2}
+    assertions:
+      - {collection: openhim.channels, at_least: 1}
+    schedule: {take: 3600, copy: 3600, verify: 86400, prune: 86400}   # seconds between two
+    max_age_seconds: 7200
 
   targets:                       # what the business asks for; reports show what was measured beside it
     rpo_seconds: 60

@@ -16,3 +16,6 @@ include:
 {%- if 'core' in roles %}
   - openhim.core
 {%- endif %}
+{%- if roles and pillar['openhim'].get('backup') and salt['openhim_backup.tasks']().schedule %}
+  - backup
+{%- endif %}

@@ -211,6 +211,97 @@ def _reachable(path):
     return done.stdout.splitlines()
 
 
+def asked(running: stack.Stack, host: str, function: str, *arguments, **named):
+    """What a module's function answers on one host; fails with its words when it refuses."""
+    answer = running.master.salt([host], function, *arguments, **named)[host]
+    assert running.master.retcodes[host] == 0, answer
+    return answer
+
+
+def test_before_the_first_restore_point_the_status_is_a_failure_and_says_why(production):
+    found = production.master.run("openhim_dr.status", "example")
+    assert production.master.retcodes["run"] == 1
+    assert found["state"] == "failing"
+    assert "south-db1: store: it holds no restore point" in found["reasons"]
+    assert set(found["hosts"]) == {"south-db1", "west-backup"}
+
+
+def test_a_restore_point_is_taken_and_pulled_and_the_minions_say_so(production):
+    request = {"stack": "example", "reason": "a test"}
+    production.master.orchestrate("orch.backup", {"backup": request})
+    (taken,) = asked(production, "south-db1", "openhim_backup.list", "store")["points"]
+    (copied,) = asked(production, "west-backup", "openhim_backup.list", "copy")["points"]
+    assert copied["id"] == taken["id"]
+    assert taken["documents"] > 10
+    verified = asked(production, "west-backup", "openhim_backup.verify", taken["id"])
+    assert verified["verified"] is True
+    found = production.master.run("openhim_dr.status", "example")
+    assert found["hosts"]["south-db1"]["state"] == "ok", found
+    asked(production, "south-db1", "openhim_backup.status")
+    events = production.lab.host("master")
+    wait_for(
+        lambda: "salt/beacon/south-db1/openhim_backup/ok" in events.read(EVENTS),
+        120,
+        "the event of the minion that its backups are well",
+    )
+
+
+def test_root_on_the_host_that_takes_backups_cannot_delete_them(production):
+    """With all that is on that host: its whole pillar, and restic itself."""
+    held = asked(production, "south-db1", "pillar.items")["openhim"]["secrets"]
+    assert "backup_store_keeper" not in held
+    password = production.secret("backup_store_producer")
+    url = f"rest:http://producer:{password}@10.20.0.40:8000/"
+    key = production.secret("backup_store")
+    attack = (
+        "restic snapshots --json | grep -q short_id || exit 9; restic forget --keep-last 1 --prune"
+    )
+    attack += "; restic forget --tag stack=example; restic prune --max-unused 0; true"
+    files = production.lab.host("south-db1")
+    files.write("/root/url", url, mode=0o600)
+    files.write("/root/key", key, mode=0o600)
+    environment = "export RESTIC_REPOSITORY_FILE=/root/url RESTIC_PASSWORD_FILE=/root/key"
+    done = files.run(["/bin/sh", "-c", f"{environment}; {attack}"], timeout=120)
+    files.run(["rm", "/root/url", "/root/key"])
+    assert "403" in done.stderr, done
+    listed = asked(production, "south-db1", "openhim_backup.list", "store")
+    assert len(listed["points"]) == 1
+    assert listed["broken"] == []
+
+
+DESTROY = """
+import json, sys
+from pymongo import MongoClient
+with MongoClient(json.load(sys.stdin)["url"]) as client:
+    database = client.get_default_database()
+    database.drop_collection("channels")
+    database.transactions.update_many({}, {"$set": {"status": "corrupted"}})
+"""
+
+
+def test_corrupted_data_is_restored_and_openhim_serves_it(production):
+    """And nothing else happens before it was asked for by the stack's name."""
+    (point,) = asked(production, "south-db1", "openhim_backup.list", "store")["points"]
+    config = json.loads(production.lab.host("north-core").read("/etc/openhim/core.json"))
+    command = ["/opt/salt/bin/python", "-c", DESTROY]
+    script = json.dumps({"url": config["mongo"]["url"]})
+    production.lab.host("north-core").run(command, input=script)
+    request = {"point": point["id"], "reason": "a bad script", "declared_by": "a test"}
+    refused = production.master.orchestrate("orch.restore", {"restore": request}, check=False)
+    assert "Refused: confirm: found ''" in json.dumps(refused)
+    request["confirm"] = "example"
+    preview = production.master.orchestrate("orch.restore", {"restore": request}, test=True)
+    assert f"Would restore {point['id']} from store." in json.dumps(preview)
+    assert asked(production, "south-db1", "openhim_backup.restored") == []
+    production.master.orchestrate("orch.restore", {"restore": request})
+    (marker,) = asked(production, "south-db1", "openhim_backup.restored")
+    assert (marker["point"], marker["why"]) == (point["id"], "a bad script")
+    assert asked(production, "north-core", "openhim.synthetic")["status"] == "Successful"
+    results = highstate(production)
+    assert failures(results) == []
+    assert changed(results) == []
+
+
 def test_a_failover_while_production_lives_is_refused_with_every_reason(production):
     plan = production.master.run("openhim_dr.failover_plan", **REQUEST)
     text = "\n".join(plan["refusals"])

@@ -25,6 +25,11 @@ SECRETS = {
     "client_laboratory": "not-told-6",
     "tls_ca": "not-told-7",
     "tls_ca_key": "not-told-8",
+    "mongodb_backup": "not-told-9",
+    "backup_store": "not-told-10",
+    "backup_store_producer": "not-told-11",
+    "backup_store_keeper": "not-told-12",
+    "backup_copy": "not-told-13",
 }
 
 DELETED = ...  # the same in every worker, for it is in the names of tests
@@ -190,7 +195,7 @@ BAD = [
      "openhim:mongodb:users:openhim:secret: found nothing; allowed the name of an entry of "
      "openhim:secrets (required)"),
     ({"core:database_user": "openhimm"},
-     "openhim:core:database_user: found 'openhimm'; allowed openhim, operator (did you mean "
+     "openhim:core:database_user: found 'openhimm'; allowed backup, openhim, operator (did you mean "
      "'openhim'?)"),
     # A password where the name of a secret belongs is not repeated.
     ({"mongodb:users:openhim:secret": "p@ss word!"},
@@ -203,6 +208,19 @@ BAD = [
     ({"core:config": {"api": {"httpsPort": 9080}}},
      "openhim:core:config:api:httpsPort: found 9080; allowed nothing; declare "
      "openhim:core:ports:api, which the firewall opens too"),
+    # Backups.
+    ({"backup:taken_by": "south-db9"},
+     "openhim:backup:taken_by: found 'south-db9'; allowed master, north-core, north-db1, north-db2, "
+     "south-core, south-db1, west-backup (did you mean 'south-db1'?)"),
+    ({"backup:user": "backupp"},
+     "openhim:backup:user: found 'backupp'; allowed backup, openhim, operator (did you mean "
+     "'backup'?)"),
+    ({"backup:repositories:copy:copy_of": "stor"},
+     "openhim:backup:repositories:copy:copy_of: found 'stor'; allowed store (did you mean "
+     "'store'?)"),
+    ({"backup:repositories:copy:pulled_by": DELETED},
+     "openhim:backup:repositories:copy:pulled_by: found nothing; allowed the host that pulls the "
+     "copies"),
     # Objects and certificates.
     ({"objects:channels:Laboratory orders:urlPattern": DELETED},
      "openhim:objects:channels:Laboratory orders:urlPattern: found nothing; allowed a value (the "
@@ -303,6 +321,10 @@ def test_other_topologies_are_allowed(openhim: dict[str, Any], changes: dict[str
         ("south-core", "openhim_synthetic", "openhim:core:synthetic"),
         ("south-core", "client_laboratory", "openhim:objects:clients:laboratory"),
         ("south-core", "tls_ca", "openhim:certificates (method 'x509')"),
+        ("south-db1", "backup_store", "openhim:backup:repositories:store"),
+        ("south-db1", "backup_store_producer", "openhim:backup:repositories:store"),
+        ("west-backup", "backup_copy", "openhim:backup:repositories:copy"),
+        ("west-backup", "backup_store_keeper", "openhim:backup:repositories:store"),
         ("master", "tls_ca_key", "openhim:certificates (method 'x509')"),
     ],
 )
@@ -320,12 +342,20 @@ def test_a_missing_secret_is_told_to_the_host_that_needs_it(
 def test_a_host_needs_the_secrets_of_its_roles_only(openhim: dict[str, Any]) -> None:
     """A database's host never sees OpenHIM's session key, nor a core the operator's password."""
     assert set(needs.needed(openhim, "north-db1")) == {
-        "mongodb_keyfile", "mongodb_operator", "mongodb_openhim", "tls_ca",
+        "mongodb_keyfile", "mongodb_operator", "mongodb_openhim", "mongodb_backup", "tls_ca",
     }  # fmt: skip
     assert "mongodb_operator" not in needs.needed(openhim, "north-core")
     assert set(needs.needed(openhim, "master")) == {"tls_ca", "tls_ca_key"}
     openhim["certificates"] = {"method": "pillar"}
     assert {"tls_certificate", "tls_key"} <= set(needs.needed(openhim, "north-db1"))
+
+
+def test_who_takes_restore_points_holds_nothing_that_removes_them(openhim: dict[str, Any]) -> None:
+    """Nor may the pillar give that task to the same host."""
+    assert "backup_store_keeper" not in needs.needed(openhim, "south-db1")
+    openhim["backup"]["repositories"]["store"]["pruned_by"] = "south-db1"
+    (said,) = [one for one in schema.check({"openhim": openhim}) if "pruned_by" in one]
+    assert "found 'south-db1', which takes the backups; allowed another host" in said
 
 
 def test_secrets_of_routes_and_mediators_are_needed(openhim: dict[str, Any]) -> None:
@@ -394,7 +424,7 @@ def test_a_minion_that_is_not_declared_is_told(openhim: dict[str, Any]) -> None:
     (problem,) = schema.check({"openhim": openhim}, "stranger")
     assert problem == (
         "openhim:hosts:stranger: found nothing for this minion; allowed master, north-core, "
-        "north-db1, north-db2, south-core, south-db1"
+        "north-db1, north-db2, south-core, south-db1, west-backup"
     )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import quote
 
 from pymongo import MongoClient
 from saltext.openhim import secrets, settings
@@ -17,6 +18,7 @@ from saltext.openhim.backup.repository import Repository
 from saltext.openhim.backup.retention import Policy
 from saltext.openhim.errors import OpenHIMError, Refused, Unreachable
 from saltext.openhim.mongo import connection
+from saltext.openhim.schema import needs
 from saltext.openhim.settings import ReplicaSet, Stack
 
 #: A dump reads for hours, but a server that says nothing for so long is gone (milliseconds).
@@ -72,7 +74,12 @@ class Backups:
         return [
             name
             for name, entry in self.repositories.items()
-            if {entry["secret"], *(entry.get("environment") or {}).values()} <= set(known)
+            if {
+                entry["secret"],
+                *(entry.get("environment") or {}).values(),
+                *needs.in_url(entry["url"]),
+            }
+            <= set(known)
         ]
 
     @property
@@ -110,11 +117,17 @@ class Backups:
             url = entry.get("prune_url", url)
             environment = entry.get("prune_environment") or environment
         return Repository(
-            url,
+            self._filled(url),
             secrets.lookup(self.pillar, entry["secret"]),
             environment={v: secrets.lookup(self.pillar, s) for v, s in environment.items()},
             options=tuple(entry.get("options") or ()),
         )
+
+    def _filled(self, url: str) -> str:
+        """A URL with its secrets in their places."""
+        for name in needs.in_url(url):
+            url = url.replace(f"{{{name}}}", quote(secrets.lookup(self.pillar, name), safe=""))
+        return url
 
     def _only(self) -> str:
         if len(self.first) != 1:

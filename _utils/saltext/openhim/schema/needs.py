@@ -36,14 +36,23 @@ def needed(declared: Mapping[str, Any], host_id: str) -> dict[str, str]:
 
     declared: the pillar's ``openhim``. host_id: a declared host.
     """
-    roles = declared["hosts"][host_id].get("roles", ())
     found: dict[str, str] = {}
-    if "mongodb" in roles:
-        found |= _of_mongodb(declared)
-    if "core" in roles:
-        found |= _of_core(declared)
-    found |= _of_backup(declared, host_id)
+    for secrets in by_file(declared, host_id).values():
+        found |= secrets
     return found | _of_certificates(declared, host_id)
+
+
+def by_file(declared: Mapping[str, Any], host_id: str) -> dict[str, dict[str, str]]:
+    """The same without certificates, by the pillar file that holds them in the example."""
+    roles = declared["hosts"][host_id].get("roles", ())
+    takes = declared.get("backup", {}).get("taken_by") == host_id
+    # Who takes restore points must not hold what removes them.
+    found = {"backup" if takes else "backup_keeper": _of_backup(declared, host_id)}
+    if "mongodb" in roles:
+        found["mongodb"] = _of_mongodb(declared)
+    if "core" in roles:
+        found["core"] = _of_core(declared)
+    return {file: secrets for file, secrets in found.items() if secrets}
 
 
 def check(declared: Mapping[str, Any], host_id: str | None) -> Iterator[str]:
@@ -137,13 +146,21 @@ def _of_backup(declared: Mapping[str, Any], host_id: str) -> dict[str, str]:
         used = pulls or feeds or (first and (takes or verifies))
         prunes = entry.get("pruned_by") == host_id
         secrets = [entry.get("secret")] if used or prunes else []
-        secrets += entry.get("environment", {}).values() if used else []
-        secrets += entry.get("prune_environment", {}).values() if prunes else []
+        if used:
+            secrets += [*entry.get("environment", {}).values(), *in_url(entry.get("url", ""))]
+        if prunes:
+            secrets += [*entry.get("prune_environment", {}).values()]
+            secrets += in_url(entry.get("prune_url", entry.get("url", "")))
         found |= {secret: f"openhim:backup:repositories:{name}" for secret in secrets if secret}
     user = declared.get("mongodb", {}).get("users", {}).get(backup.get("user"), {})
     if takes and user.get("secret"):
         found[user["secret"]] = "openhim:backup:user"
     return found
+
+
+def in_url(url: str) -> list[str]:
+    """The names of the secrets that a repository's URL holds in braces."""
+    return re.findall(r"\{([^{}]+)\}", url)
 
 
 def _of_certificates(declared: Mapping[str, Any], host_id: str) -> dict[str, str]:

@@ -478,7 +478,8 @@ REPOSITORY = Tree(
     {
         "url": Key(
             Text("a repository as restic writes it: /path, sftp:…, rest:…, s3:…", pattern=r"\S+"),
-            "Where it is, as restic writes it. Passwords of the storage are in `environment`.",
+            "Where it is, as restic writes it. `{name}` stands for a secret, as in "
+            "`rest:https://producer:{store_password}@host/`.",
             required=True,
         ),
         "secret": Key(SECRET_NAME, "The secret that encrypts and opens it.", required=True),

@@ -1,0 +1,25 @@
+# A restore point now: taken, copied to where it is pulled, and looked at.
+#
+#   salt-run state.orchestrate orch.backup pillar='{"backup": {"stack": "<name>", "reason": "<why>"}}'
+{%- set request = pillar.get('backup', {}) %}
+{%- set plan = salt['saltutil.runner']('openhim_dr.backup_plan', kwarg={'stack': request.get('stack', '')}) %}
+
+{%- for name in plan.first %}
+
+A restore point is taken into {{ name }}:
+  salt.function:
+    - name: openhim_backup.take
+    - tgt: {{ plan.taken_by }}
+    - kwarg: {{ {'repository': name, 'why': request.get('reason', 'asked for')} | json }}
+    - failhard: true
+{%- endfor %}
+
+{%- for name, host in plan.copies.items() %}
+
+It is pulled into {{ name }}:
+  salt.function:
+    - name: openhim_backup.copy
+    - tgt: {{ host }}
+    - arg: [{{ name }}]
+    - failhard: true
+{%- endfor %}

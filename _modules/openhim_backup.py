@@ -17,6 +17,7 @@ try:
     from saltext.openhim.backup import declaration, points, work
     from saltext.openhim.backup import schedule as scheduling
     from saltext.openhim.backup import status as judging
+    from saltext.openhim.backup import verify as verifying
     from saltext.openhim.errors import OpenHIMError
     from saltext.openhim.mongo.connection import raises
     from saltext.openhim.mongo.status import until
@@ -292,6 +293,66 @@ def check(repository=None, read_data=False):
         salt 'west-backup' openhim_backup.check far read_data=5%
     """
     return _backups().repository(repository).check(read_data)
+
+
+@_converted
+def verify(point="due", by="", repository=None, sample=None, folder=None):
+    """
+    Verify restore points: restore them from the repository into a scratch mongod, compare what is
+    there with the manifest, and ask ``openhim:backup:assertions``. The result is recorded with the
+    restore point; a bad one raises. Only ``openhim:backup:verified_by`` may.
+
+    point
+        ``due``: in every repository that this host can open, the newest that was not verified yet,
+        or not within ``max_unverified_seconds``. Or an ID, ``latest``, ``verified``.
+
+    by
+        Who asked for it; Salt when left out.
+
+    repository
+        Its name in the pillar; all that this host can open when left out.
+
+    sample
+        Bytes of documents to restore and compare, the smallest collections first; the rest is read
+        and hashed only. All is restored when left out.
+
+    folder
+        Where the scratch mongod's files are: on a tmpfs or an encrypted disk. ``/dev/shm`` when
+        left out.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'west-backup' openhim_backup.verify
+        salt 'west-backup' openhim_backup.verify latest repository=far by='A. Mwale'
+    """
+    backups = _backups()
+    options = {
+        "by": by or "Salt",
+        "sample": sample,
+        "folder": folder,
+        "progress": _tell("verify"),
+    }
+    if point != "due":
+        found = verifying.verify(backups, point, repository, **options)
+        return _verified(found)
+    done = verifying.verify_due(backups, repository, **options)
+    return {
+        "verified": {name: _verified(found) for found, name in done.verified},
+        "nothing_to_do": done.nothing,
+    }
+
+
+def _verified(point):
+    record = point.verifications[-1]
+    return {
+        "id": point.id,
+        "ok": record.ok,
+        "sampled": record.sampled,
+        "seconds": record.milliseconds / 1000,
+        **record.details,
+    }
 
 
 @_converted

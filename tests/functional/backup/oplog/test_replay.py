@@ -190,23 +190,23 @@ def test_a_transaction_larger_than_an_entry_is_replayed_whole(single, client, st
 def test_a_chain_that_began_before_the_base_is_found_in_an_older_slice(single, client, store):
     begin = write(client.openhim.big, {"_id": "before"})
     with client.start_session() as session, session.start_transaction():
-        for number in range(40):
+        for number in range(20):
             client.openhim.big.insert_one({"_id": number, "x": "z" * 1_000_000}, session=session)
     chained = list(
         client.local["oplog.rs"].find(
             {"ts": {"$gt": begin}, "o.applyOps": {"$exists": 1}}, {"ts": 1}
         )
     )
-    assert len(chained) == 3
+    assert len(chained) == 2
     # A slice ends after each entry.
     archiver_of(single, store, begin_at=begin, max_bytes=1).catch_up()
-    for base, there in ((chained[0]["ts"], 1), (chained[1]["ts"], 1), (chained[2]["ts"], 41)):
+    for base, there in ((chained[0]["ts"], 1), (chained[1]["ts"], 21)):
         client.drop_database("restored")
         copy_at(client, "openhim", "restored", base)
         assert client.restored.big.count_documents({}) == there
         done = _replayed(client, store, base, _note_archived(single, client, store))
-        assert client.restored.big.count_documents({}) == 41
-        assert done.operations == 41 - there
+        assert client.restored.big.count_documents({}) == 21
+        assert done.operations == 21 - there
 
 
 def _note_archived(single, client, store):

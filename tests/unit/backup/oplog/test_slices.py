@@ -9,6 +9,7 @@ import pytest
 from bson import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
+from saltext.openhim.backup.digest import Digest
 from saltext.openhim.backup.oplog import slices
 from saltext.openhim.backup.oplog.slices import (
     Collector,
@@ -131,6 +132,14 @@ def test_entries_in_another_order_are_damage():
     head, one, two = HEADER.encode(), entry(1), entry(2)
     with pytest.raises(DamagedSlice, match="begins with"):
         slices.verify(io.BytesIO(head + two + one), HEADER)
+
+
+def test_an_entry_twice_is_damage_whatever_the_digest_says():
+    digest = Digest()
+    digest.update([entry(1), entry(1), entry(2)])
+    header = replace(header_of(1, 2), count=3, size=digest.bytes, digest=digest.hex())
+    with pytest.raises(DamagedSlice, match="comes after"):
+        slices.verify(io.BytesIO(header.encode() + entry(1) + entry(1) + entry(2)), header)
 
 
 def test_another_slice_in_its_place_is_damage():

@@ -199,7 +199,8 @@ def scheduled(name):
         if change["old"] is not None:
             __salt__["schedule.delete"](entry)
         if change["new"] is not None:
-            __salt__["schedule.add"](entry, **change["new"])
+            asked = dict(change["new"])
+            __salt__["schedule.add"](entry, job_kwargs=asked.pop("kwargs"), **asked)
     left = scheduling.differences(_schedule(), declared)
     if left:
         return False, pending, f"Still not as declared: {', '.join(left)}."

@@ -25,8 +25,10 @@ def wanted(backups: Backups) -> dict[str, dict[str, Any]]:
         found[f"{PREFIX}{name}"] = {
             "function": f"openhim_backup.{function}",
             "seconds": int(seconds),
-            "job_kwargs": kwargs,
+            "kwargs": kwargs,
             "maxrunning": 1,
+            # Salt would run it at once, and again whenever the entry or the minion is changed.
+            "run_on_start": False,
         }
 
     if "take" in declared and backups.entry.get("taken_by") == backups.host:
@@ -59,11 +61,10 @@ def differences(present: dict[str, Any], declared: dict[str, dict[str, Any]]) ->
     ours = {name: entry for name, entry in present.items() if name.startswith(PREFIX)}
     found = {}
     for name in sorted(ours.keys() | declared):
-        old = (
-            {key: ours[name].get(key) for key in declared.get(name, ours[name])}
-            if (name in ours)
-            else None
-        )
-        if old != declared.get(name):
-            found[name] = {"old": old, "new": declared.get(name)}
+        old, new = ours.get(name), declared.get(name)
+        if old is not None and new is not None:
+            # Salt keeps more in an entry than was asked for, and leaves out what is empty.
+            old = {key: old.get(key, type(value)()) for key, value in new.items()}
+        if old != new:
+            found[name] = {"old": old, "new": new}
     return found

@@ -160,9 +160,8 @@ def test_what_a_later_release_adds_is_ignored():
 
 def test_a_part_is_found_by_its_name():
     assert MANIFEST.part("files").filename == "files.tar"
-    with pytest.raises(
-        ManifestError, match="no part 'audit.archive'; it has openhim.archive, files"
-    ):
+    known = re.escape("no part 'audit.archive'; it has openhim.archive, files")
+    with pytest.raises(ManifestError, match=known):
         MANIFEST.part("audit.archive")
 
 

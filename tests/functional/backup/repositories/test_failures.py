@@ -260,16 +260,19 @@ def test_without_restic_the_package_to_install_is_named(make, monkeypatch):
     restic.version.cache_clear()
 
 
-def test_nothing_runs_on_after_a_failure(make, sftp):
-    """ssh leaves restic's process group, so ending that group would leave it."""
+def test_nothing_runs_on_after_a_failure(make, sftp, tmp_path):
+    """What restic starts is in a process group of its own, so ending restic's would leave it."""
     sftp.initialise()
+    script = tmp_path / "hangs-on"
+    script.write_text(f"#!/bin/sh\n{sftp.options[0].partition('=')[2]}\nsleep 300\n")
+    script.chmod(0o700)
+    hanging = make(sftp.url, options=[f"sftp.command={script}"], timeout=5)
 
     def fails(out):
         out.write(DATA)
         raise KeyError
 
     with pytest.raises(KeyError):
-        sftp.store_stream(fails, "a")
-    port = sftp.options[0].split("-p ")[1].split()[0]
-    left = subprocess.run(["pgrep", "-f", f"ssh -p {port}"], capture_output=True, check=False)
+        hanging.store_stream(fails, "a")
+    left = subprocess.run(["pgrep", "-f", str(script)], capture_output=True, check=False)
     assert left.stdout == b""

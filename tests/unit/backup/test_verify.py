@@ -1,0 +1,170 @@
+"""What a verification decides, from figures alone."""
+
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from saltext.openhim.backup import manifest as manifests
+from saltext.openhim.backup import scratch, verify
+from saltext.openhim.backup.manifest import Manifest, Namespace
+from saltext.openhim.backup.points import RestorePoint
+from saltext.openhim.backup.verification import Verification
+from saltext.openhim.errors import Refused
+
+NOW = datetime(2026, 11, 22, 12, tzinfo=timezone.utc)
+WEEK = timedelta(days=7)
+INDEXES = [
+    {"v": 2, "key": {"_id": 1}, "name": "_id_"},
+    {"v": 2, "key": {"a": 1, "b": -1}, "name": "a_b", "unique": True},
+]
+NAMESPACE = Namespace(
+    "openhim",
+    "channels",
+    "collection",
+    5,
+    500,
+    "ab",
+    options=manifests.extended_json({"collation": {"locale": "fr"}}),
+    indexes=manifests.extended_json(INDEXES),
+)
+
+
+def _point(hour, *verifications):
+    """A restore point; its verifications as (age, ok)."""
+    point_id = f"20261122T{hour:02}0000Z-000000"
+    manifest = Manifest("test", point_id, 0, (), (), (), "", "", "", "", "", 0)
+    return RestorePoint(
+        manifest,
+        "",
+        "",
+        tuple(
+            Verification(point_id, "test", "", ok, manifests.utc(NOW - age), "", "")
+            for age, ok in verifications
+        ),
+    )
+
+
+RECENTLY, LONG_AGO = timedelta(hours=1), timedelta(days=8)
+
+
+@pytest.mark.parametrize(
+    ("points", "chosen"),
+    [
+        ([], None),
+        ([_point(1), _point(2)], 2),
+        ([_point(1), _point(2, (RECENTLY, True))], None),
+        ([_point(1, (RECENTLY, True)), _point(2)], 2),
+        ([_point(1), _point(2, (RECENTLY, False))], 1),
+        ([_point(1, (RECENTLY, True)), _point(2, (RECENTLY, False))], None),
+        ([_point(1, (RECENTLY, False)), _point(2, (RECENTLY, False))], None),
+        ([_point(1), _point(2, (LONG_AGO, True))], 2),
+        ([_point(1), _point(2, (LONG_AGO, False))], 2),
+        ([_point(1), _point(2, (LONG_AGO, False), (RECENTLY, True))], None),
+    ],
+)
+def test_due_is_the_newest_that_nobody_looked_at_lately(points, chosen):
+    found = verify.due(points, NOW, WEEK)
+    assert (found and found.time.hour) == chosen
+
+
+@given(st.lists(st.integers(0, 10_000), max_size=12), st.integers(1, 40_000))
+def test_a_sample_is_the_smallest_that_fit(sizes, limit):
+    namespaces = [replace(NAMESPACE, collection=f"c{n}", bytes=s) for n, s in enumerate(sizes)]
+    chosen = verify.sampled(namespaces, limit)
+    inside = [n.bytes for n in namespaces if f"openhim.{n.collection}" in chosen]
+    outside = [n.bytes for n in namespaces if f"openhim.{n.collection}" not in chosen]
+    assert sum(inside) <= limit
+    assert not outside or sum(inside) + min(outside) > limit
+    assert not inside or not outside or max(inside) <= min(outside)
+
+
+def test_a_sample_of_nothing_is_refused():
+    with pytest.raises(Refused, match="a sample of 0 bytes is none"):
+        verify.sampled([NAMESPACE], 0)
+
+
+def _changed_index(**changes):
+    return {"indexes": manifests.extended_json([INDEXES[0], {**INDEXES[1], **changes}])}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, []),
+        ({"count": 4}, ["documents 4, the manifest says 5"]),
+        ({"bytes": 501}, ["bytes 501, the manifest says 500"]),
+        ({"type": "view"}, ["it is a view, the manifest says collection"]),
+        ({"digest": "cd"}, ["of other contents"]),
+        ({"count": 4, "digest": "cd"}, ["documents 4"]),
+        ({"options": "{}"}, ["its option collation is another one"]),
+        ({"indexes": manifests.extended_json(INDEXES[:1])}, ["the index a_b is missing"]),
+        (_changed_index(unique=False), ["the index a_b is another one"]),
+        (_changed_index(key={"b": -1, "a": 1}), ["the index a_b is another one"]),
+        (_changed_index(name="c"), ["the index a_b is missing", "the index c is not in the"]),
+        # A newer server tells more of the same index, and of the same options.
+        (_changed_index(more=1), []),
+        (
+            {"options": manifests.extended_json({"collation": {"locale": "fr"}, "more": 1})},
+            [],
+        ),
+    ],
+)
+def test_what_differs_from_the_manifest_is_told_in_words(changes, words):
+    told = verify.differences(NAMESPACE, replace(NAMESPACE, **changes))
+    assert len(told) == len(words)
+    assert all(word in one for word, one in zip(words, told, strict=True))
+
+
+ASSERTION = {
+    "collection": "openhim.transactions",
+    "at_least": 10,
+    "newest": {"field": "at", "within_seconds": 60},
+}
+
+
+@pytest.mark.parametrize(
+    ("count", "age", "words"),
+    [
+        (10, 60, []),
+        (10, -600, []),
+        (9, 60, ["has 9 documents, asserted are 10 or more"]),
+        (10, 61, ["is 61 s older than the restore point, asserted are 60 s at most"]),
+        (0, None, ["has 0 documents", "no document of openhim.transactions has a date in at"]),
+    ],
+)
+def test_an_assertion_is_asked_at_the_restore_points_time(count, age, words):
+    newest = None if age is None else NOW - timedelta(seconds=age)
+    told = verify.asserted(ASSERTION, count, newest, NOW)
+    assert len(told) == len(words)
+    assert all(word in one for word, one in zip(words, told, strict=True))
+
+
+def test_too_little_room_is_told_with_what_is_needed_and_what_there_is():
+    with pytest.raises(scratch.NoRoom, match=r"has .* free, and 1000000\.0 GB of documents need"):
+        scratch.refuse_without_room(Path("/"), 10**15)
+
+
+def test_a_folder_in_memory_is_held_against_the_memory_that_is_available(monkeypatch, tmp_path):
+    # The memory of the machine that runs the tests is not to be used up for one.
+    monkeypatch.setattr(scratch, "_in_memory", lambda folder: True)
+    monkeypatch.setattr(scratch, "_memory_available", lambda: 600 << 20)
+    with pytest.raises(scratch.NoRoom, match="629 MB of memory available"):
+        scratch.refuse_without_room(tmp_path, 0)
+
+
+def test_a_folder_is_in_memory_as_its_mount_says(tmp_path):
+    assert scratch._in_memory(Path("/dev/shm")) is True
+    assert scratch._in_memory(Path("/proc")) is False
+
+
+def test_only_scratch_folders_that_nobody_holds_are_removed(tmp_path):
+    for name in (f"{scratch.PREFIX}dead", f"{scratch.PREFIX}new", "other"):
+        (tmp_path / name).mkdir()
+    (tmp_path / f"{scratch.PREFIX}dead" / "lock").touch()
+    (tmp_path / f"{scratch.PREFIX}link").symlink_to(tmp_path / "other")
+    assert scratch.remove_abandoned(tmp_path) == [tmp_path / f"{scratch.PREFIX}dead"]
+    left = {entry.name for entry in tmp_path.iterdir()}
+    assert left == {f"{scratch.PREFIX}new", f"{scratch.PREFIX}link", "other"}

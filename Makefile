@@ -44,6 +44,12 @@ test: setup lint ## lint, then all tests, layer by layer, with the time of each
 unit functional integration lab: environment ## the tests of one layer; ARGS="-k …" for pytest
 	@$(PYTEST) tests/$@ $(ARGS)
 
+BENCHMARKS = $(filter-out __init__ common,$(basename $(notdir $(wildcard benchmarks/*.py))))
+.PHONY: bench
+bench: environment ## every benchmark, beside its alternative; keeps benchmarks/results.json
+	@rm -f benchmarks/results.json
+	@for name in $(BENCHMARKS); do $(PYTHON) -m benchmarks.$$name $(ARGS); done
+
 .PHONY: lint
 lint: environment ## ruff's checks, the form of every file, the library's types
 	@$(PYTHON) -m ruff check . && $(PYTHON) -m ruff format --check . && $(PYTHON) -m mypy

@@ -28,9 +28,12 @@ SLOW_SHARE = 20
 def main() -> None:
     """Measures and prints."""
     options = common.arguments(__doc__ or "", megabytes=100, runs=5)
-    with common.scratch() as folder, common.server(folder) as address:
-        with MongoClient(address, directConnection=True) as client:
-            _measure(client, folder, int(options.megabytes * 1000 / KILOBYTES), options.runs)
+    with (
+        common.scratch() as folder,
+        common.server(folder) as address,
+        MongoClient(address, directConnection=True) as client,
+    ):
+        _measure(client, folder, int(options.megabytes * 1000 / KILOBYTES), options.runs)
 
 
 def _measure(client: MongoClient, folder: Path, count: int, runs: int) -> None:

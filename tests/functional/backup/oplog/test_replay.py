@@ -2,7 +2,6 @@
 
 import random
 import threading
-import time
 from datetime import datetime, timedelta, timezone
 
 import pytest
@@ -11,6 +10,7 @@ from pymongo import IndexModel, WriteConcern
 from saltext.openhim.backup.oplog import chain
 from saltext.openhim.backup.oplog.chain import TimeNotReachable
 from saltext.openhim.backup.oplog.replay import ReplayFailed, replay, replay_to
+from saltext.openhim.backup.oplog.slices import DamagedSlice
 from saltext.openhim.backup.oplog.store import compact
 from saltext.openhim.errors import Unauthorized
 
@@ -78,6 +78,7 @@ class Writers:
         self.collection = collection
         self.begun, self.acknowledged = 0, 0
         self.stop = threading.Event()
+        self.ended_well = False
 
     def one(self):
         number = self.begun
@@ -87,15 +88,24 @@ class Writers:
 
     def several(self):
         first, self.begun = self.begun, self.begun + 5
-        with self.client.start_session() as session, session.start_transaction():
+
+        def insert(session):
             for number in range(first, first + 5):
                 self.collection.insert_one({"_id": number, "tx": first}, session=session)
+
+        with self.client.start_session() as session:
+            session.with_transaction(insert)
         self.acknowledged = first + 5
+
+    def wait_for(self, more):
+        enough = self.acknowledged + more
+        eventually(lambda: self.acknowledged >= enough, what="more numbers")
 
     def run(self):
         while not self.stop.is_set():
             self.one()
             self.several()
+        self.ended_well = True
 
 
 def test_bounds_every_acknowledged_number_is_there_and_no_later_one(single, client, store):
@@ -113,7 +123,8 @@ def test_bounds_every_acknowledged_number_is_there_and_no_later_one(single, clie
             thread.start()
         moments = []
         for _ in range(4):
-            time.sleep(0.4)
+            for each in writers:
+                each.wait_for(12)
             before = [each.acknowledged for each in writers]
             at = majority_time(client)
             moments.append((at, before, [each.begun for each in writers]))
@@ -121,6 +132,7 @@ def test_bounds_every_acknowledged_number_is_there_and_no_later_one(single, clie
             each.stop.set()
         for thread in threads:
             thread.join(30)
+        assert all(each.ended_well for each in writers)
         until_archived(archiver, _note(client))
     for at, acknowledged, begun in moments:
         client.drop_database("restored")
@@ -142,7 +154,8 @@ def test_it_stops_at_the_very_entry(single, client, store):
     for number, at in enumerate(times, 1):
         client.drop_database("restored")
         copy_at(client, "openhim", "restored", base)
-        assert _replayed(client, store, base, at).last == at
+        done = _replayed(client, store, base, at)
+        assert (done.last, done.applied) == (at, {"inserts": number})
         assert client.restored.numbers.distinct("_id") == list(range(number + 1))
         just_before = Timestamp(at.time, at.inc - 1)
         client.drop_database("restored")
@@ -441,6 +454,22 @@ def test_a_hole_is_refused_before_anything_is_written(single, client, store):
     with pytest.raises(TimeNotReachable, match="a slice is missing"):
         _replayed(client, store, base, to)
     assert contents(client, "restored") == before
+
+
+def test_unchecked_a_damaged_slice_ends_the_replay_with_its_name(single, client, store):
+    client.openhim.numbers.insert_one({"_id": 0})
+    base = _note(client)
+    copy_at(client, "openhim", "restored", base)
+    client.openhim.numbers.insert_one({"_id": 1})
+    to = _note(client)
+    archiver_of(single, store, begin_at=base).catch_up()
+    (header,) = store.headers()
+    path = store.folder / header.name
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(DamagedSlice, match="cut off"):
+        _replayed(client, store, base, to, check_first=False)
+    with pytest.raises(TimeNotReachable, match=r"can.t be reached: .* cut off"):
+        _replayed(client, store, base, to)
 
 
 def test_compacted_slices_replay_the_same(single, client, store):

@@ -244,7 +244,8 @@ class Archiver:
         self._committed(header)
 
     def _committed(self, header: Header) -> None:
-        self._last_wall = header.last_wall
+        if header.kind == SLICE:
+            self._last_wall = header.last_wall
         self._update(
             last=header.last,
             timeline=header.timeline,
@@ -298,7 +299,8 @@ class Archiver:
         last = chain.newest(known, self._set, line)
         if last is None:
             raise OpenHIMError(f"the oplog archive has nothing of its own timeline {line.key}")
-        self._last_wall = last.last_wall
+        archived = chain.newest(known, self._set, line, SLICE)
+        self._last_wall = archived.last_wall if archived else None
         if line.epoch < self._epoch:
             return self._branch(client, known, line)
         return _Resume(line, last.last)

@@ -9,8 +9,10 @@ that goes on: :func:`abandoned` gives it to who makes the list of lost writes.
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 
 from bson import Timestamp
 from saltext.openhim.backup.oplog.slices import GAP, SLICE, VOID, Header, Position, Timeline, words
@@ -111,11 +113,24 @@ def timeline_of(headers: Iterable[Header], replica_set: str, epoch: int | None) 
     return own[-1]
 
 
-def newest(headers: Iterable[Header], replica_set: str, line: Timeline) -> Header | None:
-    """The slice or gap record that reaches furthest on a timeline itself."""
-    own = [each for each in usable(headers, replica_set) if each.timeline.key == line.key]
+def newest(
+    headers: Iterable[Header], replica_set: str, line: Timeline, kind: str | None = None
+) -> Header | None:
+    """The slice or gap record (or only one ``kind``) that reaches furthest on a timeline itself."""
+    own = [
+        each
+        for each in usable(headers, replica_set)
+        if each.timeline.key == line.key and kind in (None, each.kind)
+    ]
     # Of a slice and a gap record with the same end, the slice knows more.
     return max(own, key=lambda each: (each.last, each.kind == SLICE), default=None)
+
+
+def rpo_seconds(headers: Iterable[Header], replica_set: str, now: datetime) -> float | None:
+    """Seconds from the last archived entry to ``now``, the set's clock; None without a slice."""
+    known = [each for each in usable(headers, replica_set) if each.kind == SLICE]
+    last = max(known, key=lambda each: (each.timeline.key, each.last), default=None)
+    return max(0.0, (now - last.last_wall).total_seconds()) if last else None
 
 
 def history(headers: Iterable[Header], replica_set: str, line: Timeline) -> list[Segment]:
@@ -268,14 +283,15 @@ def _refuse(why: str, to: Timestamp, ranges: Sequence[Range]) -> None:
 def _cover(segments: Sequence[Segment], base: Timestamp, to: Timestamp) -> tuple[Segment, ...]:
     """The fewest segments from ``base`` to ``to``; the caller knows that there is no hole."""
     chosen: list[Segment] = []
+    waiting = deque(segments)  # by their beginning; a month has tens of thousands
+    best: Segment | None = None
     at = base
     while at < to:
-        best = max(
-            (each for each in segments if each.after.ts <= at < each.until.ts),
-            key=lambda each: each.until,
-            default=None,
-        )
-        if best is None:
+        while waiting and waiting[0].after.ts <= at:
+            each = waiting.popleft()
+            if best is None or each.until > best.until:
+                best = each
+        if best is None or best.until.ts <= at:
             raise OpenHIMError(f"no slice goes on from {words(at)}")
         after = max(best.after, chosen[-1].until) if chosen else best.after
         chosen.append(replace(best, after=after))
@@ -286,14 +302,15 @@ def _cover(segments: Sequence[Segment], base: Timestamp, to: Timestamp) -> tuple
 def _before(segments: Sequence[Segment], start: Position) -> tuple[Segment, ...]:
     """What reaches ``start`` from behind without a hole, newest first."""
     chosen: list[Segment] = []
+    waiting = sorted(segments, key=lambda each: each.until)
+    best: Segment | None = None
     at = start
     while True:
-        best = min(
-            (each for each in segments if each.after < at <= each.until),
-            key=lambda each: each.after,
-            default=None,
-        )
-        if best is None:
+        while waiting and waiting[-1].until >= at:
+            each = waiting.pop()
+            if best is None or each.after < best.after:
+                best = each
+        if best is None or best.after >= at:
             return tuple(chosen)
         chosen.append(replace(best, until=at))
         at = best.after

@@ -24,7 +24,7 @@ from saltext.openhim.backup.oplog.slices import DamagedSlice, Header, Position, 
 from saltext.openhim.backup.oplog.store import SliceStore
 from saltext.openhim.backup.oplog.transactions import Operation, Transactions
 from saltext.openhim.backup.progress import Progress, Reporter
-from saltext.openhim.errors import Refused
+from saltext.openhim.errors import OpenHIMError, Refused
 from saltext.openhim.mongo.connection import explained
 
 #: How often its progress is told.
@@ -65,15 +65,25 @@ def replay_to(
     to: Timestamp,
     base_epoch: int | None = None,
     epoch: int | None = None,
+    check_first: bool = True,
     **options: Any,
 ) -> Replayed:
-    """Finds the slices from ``base`` to ``to``, reads them whole once, and replays them.
+    """Finds the slices from ``base`` to ``to`` and replays them.
 
-    As :func:`saltext.openhim.backup.oplog.chain.plan` and :func:`replay`. A damaged slice is found
-    before anything is written; it is no obstacle where others have the same entries.
+    As :func:`saltext.openhim.backup.oplog.chain.plan` and :func:`replay`. check_first: the slices
+    are read whole before anything is written, so a damaged one is found in time, and is no
+    obstacle where others have the same entries. Without it they are read once only, which saves
+    half a second a slice, and a damaged one ends the replay where it is.
     """
     headers = store.headers()
-    wanted = {"base": base, "to": to, "base_epoch": base_epoch, "epoch": epoch}
+    wanted: dict[str, Any] = {
+        "base": base,
+        "to": to,
+        "base_epoch": base_epoch,
+        "epoch": epoch,
+    }
+    if not check_first:
+        return replay(client, store, chain.plan(headers, replica_set, **wanted), **options)
     plan, damaged = sound_plan(store, headers, replica_set, **wanted)
     return replay(client, store, plan, damaged=damaged, **options)
 
@@ -85,15 +95,8 @@ def sound_plan(
     known = list(headers)
     sound: set[str] = set()
     damaged: dict[str, str] = {}
+    first = plan = chain.plan(known, replica_set, **wanted)
     while True:
-        left = [header for header in known if header.name not in damaged]
-        try:
-            plan = chain.plan(left, replica_set, **wanted)
-        except TimeNotReachable as error:
-            if not damaged:
-                raise
-            told = "; ".join(damaged.values())
-            raise TimeNotReachable(f"{error}. Damaged: {told}", error.ranges) from None
         for segment in plan.segments:
             header = segment.header
             if header.name in sound:
@@ -107,6 +110,30 @@ def sound_plan(
             sound.add(header.name)
         else:
             return plan, sorted(damaged)
+        left = [header for header in known if header.name not in damaged]
+        plan = _plan_without(damaged, first, left, replica_set, wanted)
+
+
+def _plan_without(
+    damaged: Mapping[str, str],
+    first: Plan,
+    left: Sequence[Header],
+    replica_set: str,
+    wanted: Mapping[str, Any],
+) -> Plan:
+    """Another plan for the same history; never another history for want of its slices."""
+    told = "; ".join(damaged.values())
+    ranges: Sequence[chain.Range] = ()
+    why = "no other slice has the same entries"
+    try:
+        plan = chain.plan(left, replica_set, **wanted)
+        if plan.timeline == first.timeline:
+            return plan
+    except TimeNotReachable as error:
+        why, ranges = str(error), error.ranges
+    except OpenHIMError as error:
+        why = str(error)
+    raise TimeNotReachable(f"{words(first.to)} can't be reached: {told} ({why})", ranges)
 
 
 def replay(

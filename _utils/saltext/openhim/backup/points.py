@@ -88,8 +88,12 @@ class RestorePoint:
 
     @property
     def verified(self) -> bool:
-        """Whether its newest verification went well: it was restored and compared."""
-        return bool(self.verifications) and self.verifications[-1].ok
+        """Whether it was restored whole and compared, and its newest verification went well.
+
+        A sampled verification may tell that it is bad, never that it is good.
+        """
+        whole = any(one.ok and not one.sampled for one in self.verifications)
+        return whole and self.verifications[-1].ok
 
 
 @dataclass(frozen=True)

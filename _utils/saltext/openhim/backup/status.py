@@ -179,7 +179,7 @@ def look(backups: Backups, name: str) -> Seen:
     newest = known.points[-1] if known.points else None
     verified = next((p for p in reversed(known.points) if p.verified), None)
     failed = ""
-    if newest and newest.verifications and not newest.verified:
+    if newest and newest.verifications and not newest.verifications[-1].ok:
         failed = "; ".join(newest.verifications[-1].reasons) or newest.id
     return Seen(
         points=len(known.points),

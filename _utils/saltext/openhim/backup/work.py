@@ -13,7 +13,7 @@ from pymongo import MongoClient
 from pymongo.write_concern import WriteConcern
 from saltext.openhim import secrets
 from saltext.openhim.backup import dump, load, points
-from saltext.openhim.backup.declaration import PRUNE, Backups
+from saltext.openhim.backup.declaration import PRUNE, SOCKET_TIMEOUT_MS, Backups
 from saltext.openhim.backup.points import RestorePoint
 from saltext.openhim.backup.progress import Progress
 from saltext.openhim.errors import OpenHIMError, Refused
@@ -221,7 +221,8 @@ def _primary(backups: Backups, set_name: str) -> Iterator[MongoClient]:
             f"{', '.join(sorted(backups.stack.replica_sets))}; nothing was restored"
         )
     here = connection.vantage(backups.pillar, backups.host, set_name)
-    with here.primary() as client:
+    # A batch of documents or an index may take a while on a server that restores.
+    with here.primary(socketTimeoutMS=SOCKET_TIMEOUT_MS) as client:
         yield client
 
 

@@ -163,16 +163,20 @@ class Vantage:
         return self.own() if self.member else self.primary(read_preference="primaryPreferred")
 
     @contextmanager
-    def primary(self, read_preference: str = "primary") -> Iterator[MongoClient]:
-        """A connection to whichever member is primary now."""
+    def primary(
+        self, read_preference: str = "primary", **overrides: Any
+    ) -> Iterator[MongoClient]:
+        """A connection to whichever member is primary now.
+
+        overrides: further options of ``MongoClient``.
+        """
         names = [member.name for member in self.replica_set.members]
         with explained(f"the replica set {self.replica_set.name}"):
             client = MongoClient(
                 names,
                 replicaSet=self.replica_set.name,
                 readPreference=read_preference,
-                w="majority",
-                **self.access.options(),
+                **{**self.access.options(), "w": "majority", **overrides},
             )
             try:
                 yield client

@@ -60,7 +60,7 @@ def pillar_check(root: Path, host: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("host", ["north-db1", "south-core", "master"])
+@pytest.mark.parametrize("host", ["north-db1", "south-core", "south-db1", "west-backup", "master"])
 def test_every_host_can_read_its_secrets(root: Path, host: str) -> None:
     """Decrypted by Salt's GPG renderer, and found sufficient."""
     done = pillar_check(root, host)

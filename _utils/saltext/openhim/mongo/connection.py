@@ -163,9 +163,7 @@ class Vantage:
         return self.own() if self.member else self.primary(read_preference="primaryPreferred")
 
     @contextmanager
-    def primary(
-        self, read_preference: str = "primary", **overrides: Any
-    ) -> Iterator[MongoClient]:
+    def primary(self, read_preference: str = "primary", **overrides: Any) -> Iterator[MongoClient]:
         """A connection to whichever member is primary now.
 
         overrides: further options of ``MongoClient``.

@@ -225,12 +225,15 @@ def failover_complete(stack):
     return True
 
 
-def backup_plan(stack):
+def backup_plan(stack=""):
     """
     Who takes a stack's restore points into which repositories, and who pulls which copies.
 
     stack
         The stack's name.
+
+    Returns the reasons against it (``refusals``), or ``taken_by``, the repositories to take into
+    (``first``), and who pulls each copy (``copies``).
 
     CLI Example:
 
@@ -239,13 +242,14 @@ def backup_plan(stack):
         salt-run openhim_dr.backup_plan example
     """
     try:
-        backup = settings.from_pillar(_declaration(stack)).declared.get("backup") or {}
+        backup = settings.from_pillar(_declaration(stack, "stack")).declared.get("backup") or {}
     except OpenHIMError as error:
-        raise CommandExecutionError(str(error)) from error
+        return {"refusals": [str(error)]}
     repositories = backup.get("repositories") or {}
     if not repositories:
-        raise CommandExecutionError(f"openhim:backup: the pillar of {stack!r} declares no backups")
+        return {"refusals": [f"openhim:backup: the pillar of {stack!r} declares no backups"]}
     return {
+        "refusals": [],
         "taken_by": backup["taken_by"],
         "first": [name for name, entry in repositories.items() if "copy_of" not in entry],
         "copies": {
@@ -304,7 +308,8 @@ def status(stack):
     stack
         The stack's name.
 
-    A person sees a table; ``--out=json`` gives ``state``, ``reasons`` and what each host said.
+    A person at ``salt-run`` sees a table. With ``--out=json``, and for whoever else calls it, it
+    returns ``state``, ``reasons`` and what each host said.
 
     CLI Example:
 
@@ -314,7 +319,7 @@ def status(stack):
         salt-run openhim_dr.status example --out=json
     """
     try:
-        declared = settings.from_pillar(_declaration(stack))
+        declared = settings.from_pillar(_declaration(stack, "stack"))
         asked = schedule.hosts_with_a_task(declared)
         if not asked:
             raise Refused(f"openhim:backup: the pillar of {stack!r} declares no backups")
@@ -324,10 +329,18 @@ def status(stack):
         raise CommandExecutionError(str(error)) from error
     found = backups.fleet({host: _said(answers.get(host), host in present) for host in asked})
     found = {"stack": stack, "at": _now(), **found, "retcode": int(found["state"] != backups.OK)}
-    if __opts__.get("output") in (None, "nested", "highstate"):
+    if _asked_by_a_person():
         print(backups.table(found))
         return {"retcode": found["retcode"]}
     return found
+
+
+def _asked_by_a_person():
+    """Whether ``salt-run`` itself was told this function, and not how to print what it returns.
+
+    In an orchestration ``fun`` is the orchestration's; through an API or a reactor there is none.
+    """
+    return __opts__.get("fun") == "openhim_dr.status" and not __opts__.get("output")
 
 
 def _said(answer, present):
@@ -407,8 +420,11 @@ def _directory():
     )
 
 
-def _declaration(stack):
-    """The pillar that declares a stack, as its hosts get it, without their secrets' use."""
+def _declaration(stack, parameter="confirm"):
+    """The pillar that declares a stack, as its hosts get it, without their secrets' use.
+
+    parameter: as which the person gave the stack's name.
+    """
     opts = __opts__
     for minion_id in sorted(salt.utils.minions.CkMinions(opts).check_minions("*")["minions"]):
         _, grains, _ = salt.utils.minions.get_minion_data(minion_id, opts)
@@ -418,7 +434,7 @@ def _declaration(stack):
             schema.require(found)
             return found
     raise Refused(
-        f"confirm: found {stack!r}; no accepted minion's pillar declares a stack of that name. "
+        f"{parameter}: found {stack!r}; no accepted minion's pillar declares a stack of that name. "
         "Type the stack's name (openhim:stack)."
     )
 

@@ -32,6 +32,7 @@ from salt.exceptions import CommandExecutionError
 try:
     from saltext.openhim.backup import declaration, points, work
     from saltext.openhim.backup import schedule as scheduling
+    from saltext.openhim.backup.failures import RepositoryUnreachable, ResticMissing
     from saltext.openhim.errors import OpenHIMError
     from saltext.openhim.mongo.connection import raises
 
@@ -77,17 +78,17 @@ def repository_present(name, recovery_key=None):
     """
     backups = _backups()
     secret = backups.entry.get("recovery_secret")
-    held = (__pillar__.get("openhim") or {}).get("secrets") or {}
     if recovery_key is None:
+        held = (__pillar__.get("openhim") or {}).get("secrets") or {}
         recovery_key = bool(secret and secret in held)
     opened = backups.repository(name)
-    changes = {}
-    if not opened.exists():
-        changes["repository"] = {"old": None, "new": opened.location}
-    else:
-        opened.snapshots(["part=manifest"])  # a wrong secret is told here
-    if recovery_key and (changes or not opened.opens_with(held[secret])):
-        changes["recovery key"] = {"old": "does not open it", "new": "opens it"}
+    try:
+        changes = _missing(opened, work.recovery_key(backups) if recovery_key else None)
+    except (ResticMissing, RepositoryUnreachable) as error:
+        if not __opts__["test"]:
+            raise
+        # On a new host it is a highstate that installs restic and opens the way to the store.
+        return None, {}, f"Not known yet whether the repository {name} is there: {error}"
     if not changes:
         return True, {}, f"The repository {name} is there, and opens."
     if __opts__["test"]:
@@ -99,6 +100,18 @@ def repository_present(name, recovery_key=None):
     if not __salt__["openhim_backup.repository_exists"](name):
         return False, changes, f"The repository {name} was made, and is not there."
     return True, changes, f"Made: {', '.join(changes)}."
+
+
+def _missing(opened, recovery_key):
+    """What a repository lacks, as changes."""
+    changes = {}
+    if not opened.exists():
+        changes["repository"] = {"old": None, "new": opened.location}
+    else:
+        opened.snapshots(["part=manifest"])  # a wrong secret is told here
+    if recovery_key and (changes or not opened.opens_with(recovery_key)):
+        changes["recovery key"] = {"old": "does not open it", "new": "opens it"}
+    return changes
 
 
 @_answered
@@ -116,6 +129,7 @@ def taken(name, max_age=None, why="a state asked for it"):
         For the manifest.
     """
     backups = _backups()
+    backups.require_role("taken_by", "taking restore points")
     allowed = float(max_age or backups.entry.get("max_age_seconds", 86400))
     newest = _newest(backups, name)
     age = (datetime.now(timezone.utc) - newest.time).total_seconds() if newest else None
@@ -171,14 +185,17 @@ def restored(name, why, by="Salt", repository=None, overwrite=False, since=None)
         last = markers[-1]
         when = f"{last['restored_at']:%Y-%m-%d %H:%M:%S} UTC"
         return True, {}, f"{last['point']} was restored ({when})."
-    point, where = work.find(backups, name, repository)
+    point, where = work.foreseen(backups, name, repository, overwrite)
     changes = {"restored": {"old": None, "new": point.id}}
     if __opts__["test"]:
         return None, changes, f"Would restore {point.id} from {where}."
     done = __salt__["openhim_backup.restore"](point.id, why, by, where, overwrite)
     if not any(marker["point"] == point.id for marker in work.restored(backups)):
         return False, changes, f"{point.id} was restored, and its marker is not there."
-    return True, changes, f"{point.id} was restored: {done['documents']} documents."
+    comment = f"{point.id} was restored: {done['documents']} documents."
+    if done["untouched"]:
+        comment += f" Not in it, and left as they are: {', '.join(done['untouched'])}."
+    return True, changes, comment
 
 
 @_answered

@@ -20,7 +20,7 @@ MASTER = {
     "interface": "0.0.0.0",  # noqa: S104  the lab has no outside
     "auto_accept": True,
     "timeout": 10,
-    "gather_job_timeout": 15,
+    "gather_job_timeout": 60,
     "worker_threads": 4,
     "keysize": 2048,
     "enable_fqdns_grains": False,
@@ -140,6 +140,7 @@ class SaltMaster:
         *args: object,
         timeout: float = 600,
         patience: int = 20,
+        alive: int = 60,
         check: bool = True,
         **kwargs: object,
     ) -> dict[str, object]:
@@ -151,7 +152,9 @@ class SaltMaster:
         :param target: a glob, or a list of minions
         :param timeout: seconds for everything
         :param patience: seconds without a result after which Salt asks minions whether they still
-            work on it; one that is dead costs this and ``gather_job_timeout``
+            work on it
+        :param alive: seconds in which a minion has to say so: one that is busy with its highstate
+            may take many, and is not missing. One that is dead costs both
         :param check: raise when a minion does not answer
         :raises LabError: when ``check`` and a minion is missing, or the master refused
         """
@@ -164,7 +167,7 @@ class SaltMaster:
             "timeout": patience,
         }
         done = self.host.run(
-            ["/opt/salt/bin/python", "-c", PUBLISH],
+            ["/opt/salt/bin/python", "-c", PUBLISH, str(alive)],
             input=json.dumps(request),
             check=False,
             timeout=timeout,
@@ -299,7 +302,7 @@ with salt.client.get_local_client("/etc/salt/master") as client:
     if job:
         for answer in client.get_iter_returns(
             job["jid"], job["minions"], timeout=timeout, tgt=request["tgt"],
-            tgt_type=request["tgt_type"], expect_minions=True,
+            tgt_type=request["tgt_type"], expect_minions=True, gather_job_timeout=int(sys.argv[1]),
         ):
             for minion, entry in (answer or {}).items():
                 if "ret" in entry and not entry.get("failed"):

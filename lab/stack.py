@@ -97,7 +97,7 @@ def started(pillar_folder: Path = EXAMPLE, upstreams: bool = True) -> Iterator[S
         with Lab.start(hosts=hosts, share=shares, belongings=[folder]) as lab:
             if upstreams:
                 _start_upstreams(lab)
-            if store.PRODUCER[1] in str(pillar["openhim"].get("backup", {})):
+            if "backup" in pillar["openhim"]:
                 store.start(lab, folder / "store", lambda name: secret(folder, name))
             yield Stack(lab, _start_salt(lab), pillar, folder)
     finally:

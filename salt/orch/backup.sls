@@ -1,9 +1,15 @@
-# A restore point now: taken, copied to where it is pulled, and looked at.
+# A restore point now: taken, and copied to where it is pulled.
 #
 #   salt-run state.orchestrate orch.backup pillar='{"backup": {"stack": "<name>", "reason": "<why>"}}'
 {%- set request = pillar.get('backup', {}) %}
 {%- set plan = salt['saltutil.runner']('openhim_dr.backup_plan', kwarg={'stack': request.get('stack', '')}) %}
 
+{%- if plan.refusals %}
+{%- for reason in plan.refusals %}
+{{ ('Refused: ' ~ reason) | json }}:
+  test.fail_without_changes: []
+{% endfor %}
+{%- else %}
 {%- for name in plan.first %}
 
 A restore point is taken into {{ name }}:
@@ -23,3 +29,4 @@ It is pulled into {{ name }}:
     - arg: [{{ name }}]
     - failhard: true
 {%- endfor %}
+{%- endif %}

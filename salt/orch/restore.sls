@@ -15,6 +15,17 @@
 {%- else %}
 {%- set known = {'restore': dict(request, since=plan.since)} %}
 
+
+{#- Asked before OpenHIM stops: what would be refused must cost nobody the service. #}
+
+The data may become that of {{ request.point }}:
+  salt.state:
+    - tgt: {{ plan.host }}
+    - sls: backup.restored
+    - pillar: {{ known | json }}
+    - test: true
+    - failhard: true
+
 {%- for core in plan.cores %}
 
 OpenHIM on {{ core }} is stopped:

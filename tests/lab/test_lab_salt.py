@@ -74,7 +74,7 @@ def test_a_dead_minion_is_missing_and_a_new_host_needs_a_new_key(
 ) -> None:
     lab.kill_site("south")
     with pytest.raises(LabError, match="no answer from south-a"):
-        salt.salt("*", "test.ping", patience=2)
+        salt.salt("*", "test.ping", patience=2, alive=5)
     assert salt.missing == ["south-a"]
     host = lab.host("south-a")
     host.destroy()

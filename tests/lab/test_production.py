@@ -226,7 +226,19 @@ def test_before_the_first_restore_point_the_status_is_a_failure_and_says_why(pro
     assert set(found["hosts"]) == {"south-db1", "west-backup"}
 
 
+def test_a_person_sees_a_table_and_the_exit_code_says_the_same(production):
+    done = production.master.host.run(["salt-run", "openhim_dr.status", "example"], check=False)
+    assert done.returncode == 1
+    assert "south-db1" in done.stdout
+    assert "it holds no restore point" in done.stdout
+    assert "{" not in done.stdout
+
+
 def test_a_restore_point_is_taken_and_pulled_and_the_minions_say_so(production):
+    request = {"stack": "exmaple", "reason": "a test"}
+    refused = production.master.orchestrate("orch.backup", {"backup": request}, check=False)
+    assert production.master.retcodes["run"] != 0
+    assert "Refused: stack: found 'exmaple'" in json.dumps(refused)
     request = {"stack": "example", "reason": "a test"}
     production.master.orchestrate("orch.backup", {"backup": request})
     (taken,) = asked(production, "south-db1", "openhim_backup.list", "store")["points"]
@@ -283,6 +295,10 @@ with MongoClient(json.load(sys.stdin)["url"]) as client:
 """
 
 
+#: Since when OpenHIM runs.
+SINCE = ["systemctl", "show", "openhim-core", "-p", "ActiveState,ActiveEnterTimestampMonotonic"]
+
+
 def test_corrupted_data_is_restored_and_openhim_serves_it(production):
     """And nothing else happens before it was asked for by the stack's name."""
     (point,) = asked(production, "south-db1", "openhim_backup.list", "store")["points"]
@@ -293,7 +309,12 @@ def test_corrupted_data_is_restored_and_openhim_serves_it(production):
     request = {"point": point["id"], "reason": "a bad script", "declared_by": "a test"}
     refused = production.master.orchestrate("orch.restore", {"restore": request}, check=False)
     assert "Refused: confirm: found ''" in json.dumps(refused)
-    request["confirm"] = "example"
+    request |= {"confirm": "example", "point": "20200101T000000Z-0000"}
+    serving = production.lab.host("north-core").run(SINCE).stdout
+    refused = production.master.orchestrate("orch.restore", {"restore": request}, check=False)
+    assert "no restore point '20200101T000000Z-0000' was found" in json.dumps(refused)
+    assert production.lab.host("north-core").run(SINCE).stdout == serving, "OpenHIM was stopped"
+    request["point"] = point["id"]
     preview = production.master.orchestrate("orch.restore", {"restore": request}, test=True)
     assert f"Would restore {point['id']} from store." in json.dumps(preview)
     assert asked(production, "south-db1", "openhim_backup.restored") == []

@@ -1,13 +1,14 @@
 """``openhim_backup`` through Salt's loader: a stack's data, a real repository, there and back."""
 
 import copy
+import functools
 import threading
 
 import pytest
 from bson import Decimal128
 from salt.exceptions import CommandExecutionError
-from saltext.openhim.backup import repository as repositories
-from saltext.openhim.backup import work
+from saltext.openhim.backup import declaration, repository, work
+from saltext.openhim.errors import OpenHIMError
 
 HOST = "south-db1"
 TWO = {
@@ -52,7 +53,7 @@ def stack(replica_set, tmp_path_factory):
 def data(stack, monkeypatch, tmp_path):
     """OpenHIM-like data, and folders of this test's own."""
     monkeypatch.setattr(work, "LOCK", str(tmp_path / "lock"))
-    monkeypatch.setattr(repositories, "CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(declaration, "CACHE", str(tmp_path / "cache"))
     stack.primary()
     with stack.members["north-db1"].client() as client:
         for name in ("openhim", "openhim_audit"):
@@ -85,8 +86,9 @@ def near(data, loaders):
     _state(loaders, data, "repository_present", "near")
 
 
-def test_a_repository_is_made_with_its_recovery_key_and_then_left_alone(data, loaders):
-    data.pillar["openhim"]["backup"]["repositories"]["near"]["url"] += "-new"
+def test_a_repository_is_made_with_its_recovery_key_and_then_left_alone(data, loaders, monkeypatch):
+    url = str(data.folder / "near-new")
+    monkeypatch.setitem(data.pillar["openhim"]["backup"]["repositories"]["near"], "url", url)
     foreseen = _state(loaders, data, "repository_present", "near", test=True)
     assert foreseen["result"] is None
     assert not list(data.folder.glob("near-new"))
@@ -108,6 +110,29 @@ def test_a_wrong_secret_is_told_and_makes_no_second_repository(data, near, loade
     assert ret["result"] is False
     assert "password" in ret["comment"]
     assert "another-key" not in ret["comment"]
+
+
+def test_a_recovery_key_that_the_host_has_not_is_asked_for_by_name(data, near, loaders):
+    pillar = copy.deepcopy(data.pillar)
+    del pillar["openhim"]["secrets"]["recovery"]
+    states = loaders(HOST, pillar).states
+    ret = states["openhim_backup.repository_present"](name="near", recovery_key=True)
+    assert ret["result"] is False
+    assert "openhim:secrets:recovery: found nothing" in ret["comment"]
+
+
+def test_before_restic_is_installed_a_preview_knows_nothing_and_a_run_says_why(
+    data, loaders, monkeypatch
+):
+    without = functools.partial(repository.Repository, program="restic-that-is-not-there")
+    monkeypatch.setattr(declaration, "Repository", without)
+    foreseen = _state(loaders, data, "repository_present", "near", test=True)
+    assert (foreseen["result"], foreseen["changes"]) == (None, {})
+    assert "Not known yet" in foreseen["comment"]
+    assert "restic is not installed on this host" in foreseen["comment"]
+    done = _state(loaders, data, "repository_present", "near")
+    assert (done["result"], done["changes"]) == (False, {})
+    assert "restic is not installed on this host" in done["comment"]
 
 
 def test_a_restore_point_is_taken_listed_and_restored(data, near, minion, loaders):
@@ -139,23 +164,52 @@ def test_a_restore_point_is_taken_listed_and_restored(data, near, minion, loader
     assert (marker["point"], marker["why"]) == (made["id"], "lost")
 
 
-def test_data_that_is_there_is_not_overwritten_unless_it_may_be(data, near, minion):
+def test_data_that_is_there_is_not_overwritten_unless_it_may_be(data, near, minion, loaders):
     made = minion.modules["openhim_backup.take"]()
     with data.members["north-db1"].client() as client:
         client.openhim.transactions.insert_one({"_id": "since then"})
     with pytest.raises(CommandExecutionError, match=r"holds data already .*overwrite=True"):
         minion.modules["openhim_backup.restore"](made["id"])
+    for test in (True, False):
+        refused = _state(loaders, data, "restored", made["id"], test=test, why="lost")
+        assert (refused["result"], refused["changes"]) == (False, {})
+        assert "holds data already" in refused["comment"]
     with data.members["north-db1"].client() as client:
         assert client.openhim.transactions.count_documents({}) == 1001
-    minion.modules["openhim_backup.restore"](made["id"], overwrite=True)
+        client.openhim.newer.insert_one({"_id": 1})
+    done = minion.modules["openhim_backup.restore"](made["id"], overwrite=True)
+    assert done["untouched"] == ["openhim.newer"]
     with data.members["north-db1"].client() as client:
         assert client.openhim.transactions.count_documents({}) == 1000
+
+
+def test_what_is_there_after_a_restore_is_counted_and_another_writer_is_told(
+    data, near, minion, monkeypatch
+):
+    """A document lost between the restore and the look at it: no real server does that when asked."""
+    made = minion.modules["openhim_backup.take"]()
+    compare = work._compare
+
+    def lose_one(one, loaded):
+        compare(one, loaded)
+        with data.members["north-db1"].client() as client:
+            client.openhim.transactions.delete_one({"_id": 7})
+
+    monkeypatch.setattr(work, "_compare", lose_one)
+    backups = declaration.from_pillar(data.pillar, HOST)
+    with pytest.raises(OpenHIMError, match=r"openhim\.transactions \(999 documents of 1000\)"):
+        work.restore(backups, made["id"], by="a test", why="lost", overwrite=True)
+    assert work.restored(backups) == []
 
 
 def test_only_its_host_takes_pulls_and_prunes(data, near, loaders):
     other = loaders("north-db1", data.pillar).modules
     with pytest.raises(CommandExecutionError, match="is the task of south-db1"):
         other["openhim_backup.take"]()
+    for test in (True, False):
+        refused = _state(loaders, data, "taken", "near", test=test, host="north-db1")
+        assert refused["result"] is False
+        assert "is the task of south-db1" in refused["comment"]
     with pytest.raises(CommandExecutionError, match="is not the task of north-db1"):
         other["openhim_backup.copy"]("far")
     with pytest.raises(CommandExecutionError, match="is not the task of north-db1"):

@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 from pymongo import MongoClient
 from saltext.openhim import secrets, settings
+from saltext.openhim.backup import repository
 from saltext.openhim.backup.repository import Repository
 from saltext.openhim.backup.retention import Policy
 from saltext.openhim.errors import OpenHIMError, Refused, Unreachable
@@ -23,6 +24,9 @@ from saltext.openhim.settings import ReplicaSet, Stack
 
 #: A dump reads for hours, but a server that says nothing for so long is gone (milliseconds).
 SOCKET_TIMEOUT_MS = 600_000
+
+#: Where restic keeps a host's copy of each repository's index.
+CACHE = repository.CACHE
 
 #: What a host does with a repository.
 USE = "use"
@@ -121,6 +125,7 @@ class Backups:
             secrets.lookup(self.pillar, entry["secret"]),
             environment={v: secrets.lookup(self.pillar, s) for v, s in environment.items()},
             options=tuple(entry.get("options") or ()),
+            cache_dir=CACHE,
         )
 
     def _filled(self, url: str) -> str:

@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from pymongo import MongoClient
+from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 from saltext.openhim import secrets
 from saltext.openhim.backup import dump, load, points
+from saltext.openhim.backup.archive import BUCKETS, TIMESERIES, VIEW
 from saltext.openhim.backup.declaration import PRUNE, SOCKET_TIMEOUT_MS, Backups
+from saltext.openhim.backup.manifest import ReplicaSet
 from saltext.openhim.backup.points import RestorePoint
 from saltext.openhim.backup.progress import Progress
 from saltext.openhim.errors import OpenHIMError, Refused
@@ -28,6 +31,9 @@ MARKER = "saltext_openhim_restores"
 LATEST = "latest"
 
 Tell = Callable[[Progress], None] | None
+
+#: A replica set as the manifest describes it, and a connection to its primary.
+Target = tuple[ReplicaSet, MongoClient]
 
 
 @contextmanager
@@ -178,19 +184,16 @@ def restore(
     they are a reason to refuse. configuration_first: ``on_configured`` is called as soon as
     OpenHIM's configuration is in.
 
-    Returns ``point``, ``repository``, ``namespaces`` (their number), ``documents`` and ``bytes``.
+    Returns ``point``, ``repository``, ``namespaces`` (their number), ``documents``, ``bytes`` and
+    ``untouched``: collections of the same databases that are not in the restore point, and stay.
     """
     with alone("restoring"):
         chosen, name = find(backups, point, repository)
         opened = backups.repository(name)
         loaded = []
-        with ExitStack() as stack:
-            targets = {
-                one.name: (one, stack.enter_context(_primary(backups, one.name)))
-                for one in chosen.manifest.replica_sets
-            }
-            _refuse_before(backups, chosen, targets, overwrite)
-            for one, client in targets.values():
+        with _targets(backups, chosen) as targets:
+            _refuse_before(chosen, targets, overwrite)
+            for one, client in targets:
                 with points.open_part(opened, chosen, one.part) as stream:
                     loaded.append(
                         load.load(
@@ -203,6 +206,7 @@ def restore(
                         )
                     )
                 _compare(one, loaded[-1])
+                _read_back(one, client)
             _mark(backups, targets, chosen, name, by, why)
         return {
             "point": chosen.id,
@@ -210,7 +214,34 @@ def restore(
             "namespaces": sum(len(each.namespaces) for each in loaded),
             "documents": sum(each.count for each in loaded),
             "bytes": sum(each.bytes for each in loaded),
+            "untouched": sorted(
+                found for each in loaded for found in each.untouched if not found.endswith(MARKER)
+            ),
         }
+
+
+def foreseen(
+    backups: Backups, point: str = LATEST, repository: str | None = None, overwrite: bool = False
+) -> tuple[RestorePoint, str]:
+    """Which restore point :func:`restore` would restore, and from which repository.
+
+    Parameters and errors are those of ``restore``: what it refuses, this refuses too, and changes
+    nothing.
+    """
+    chosen, name = find(backups, point, repository)
+    with _targets(backups, chosen) as targets:
+        _refuse_before(chosen, targets, overwrite)
+    return chosen, name
+
+
+@contextmanager
+def _targets(backups: Backups, chosen: RestorePoint) -> Iterator[list[Target]]:
+    """The replica sets of a restore point, each with a connection to its primary."""
+    with ExitStack() as stack:
+        yield [
+            (one, stack.enter_context(_primary(backups, one.name)))
+            for one in chosen.manifest.replica_sets
+        ]
 
 
 @contextmanager
@@ -226,21 +257,17 @@ def _primary(backups: Backups, set_name: str) -> Iterator[MongoClient]:
         yield client
 
 
-def _refuse_before(
-    backups: Backups,
-    chosen: RestorePoint,
-    targets: Mapping[str, tuple[Any, MongoClient]],
-    overwrite: bool,
-) -> None:
+def _refuse_before(chosen: RestorePoint, targets: Sequence[Target], overwrite: bool) -> None:
     """Whatever one of the sets has against it is said before the other one is touched."""
     if overwrite:
         return
-    for one, client in targets.values():
+    for one, client in targets:
+        ours = {f"{n.db}.{n.collection}" for n in one.namespaces}
         there = [
             found
             for name in sorted({namespace.db for namespace in one.namespaces})
             for found in (f"{name}.{c}" for c in client[name].list_collection_names())
-            if found in {f"{n.db}.{n.collection}" for n in one.namespaces}
+            if found in ours
         ]
         if there:
             raise Refused(
@@ -250,8 +277,8 @@ def _refuse_before(
             )
 
 
-def _compare(one: Any, loaded: load.Loaded) -> None:
-    """What was inserted is what the manifest describes: counts, bytes and content hashes."""
+def _compare(one: ReplicaSet, loaded: load.Loaded) -> None:
+    """What was sent to the server is what the manifest describes: counts, bytes, content hashes."""
     wanted = {(n.db, n.collection): (n.count, n.bytes, n.digest) for n in one.namespaces}
     found = {(n.db, n.collection): (n.count, n.bytes, n.digest) for n in loaded.namespaces}
     wrong = [
@@ -264,16 +291,38 @@ def _compare(one: Any, loaded: load.Loaded) -> None:
         )
 
 
+def _read_back(one: ReplicaSet, client: MongoClient) -> None:
+    """The majority has as many documents as the manifest says, counted one by one."""
+    wrong = []
+    for namespace in one.namespaces:
+        if namespace.type == VIEW:
+            continue
+        name = namespace.collection
+        stored = f"{BUCKETS}{name}" if namespace.type == TIMESERIES else name
+        collection = client[namespace.db].get_collection(
+            stored, read_concern=ReadConcern("majority")
+        )
+        count = collection.count_documents({})
+        if count != namespace.count:
+            wrong.append(f"{namespace.db}.{name} ({count} documents of {namespace.count})")
+    if wrong:
+        raise OpenHIMError(
+            f"{one.name} was restored, and what is there now differs from the manifest: "
+            f"{', '.join(wrong[:5])}. Does anybody write to it? Stop OpenHIM, and restore again"
+        )
+
+
 def _mark(
     backups: Backups,
-    targets: Mapping[str, tuple[Any, MongoClient]],
+    targets: Sequence[Target],
     chosen: RestorePoint,
     repository: str,
     by: str,
     why: str,
 ) -> None:
     main = backups.stack.databases["main"]
-    collection = targets[main.replica_set.name][1][main.name].get_collection(
+    client = next(client for one, client in targets if one.name == main.replica_set.name)
+    collection = client[main.name].get_collection(
         MARKER, write_concern=WriteConcern("majority", wtimeout=60_000)
     )
     marker = {
@@ -296,18 +345,23 @@ def restored(backups: Backups) -> Sequence[Mapping[str, Any]]:
         return [{k: v for k, v in each.items() if k != "_id"} for each in found]
 
 
-def add_recovery_key(backups: Backups, repository: str | None = None) -> bool:
-    """Adds the declared recovery key to a repository and proves that it opens it.
-
-    Returns False when it opens it already.
-    """
+def recovery_key(backups: Backups) -> str:
+    """The declared recovery key; raises OpenHIMError where there is none for this host."""
     secret = backups.entry.get("recovery_secret")
     if not secret:
         raise OpenHIMError(
             "openhim:backup:recovery_secret: found nothing; name the secret that is the recovery "
             "key"
         )
-    password = secrets.lookup(backups.pillar, secret)
+    return secrets.lookup(backups.pillar, secret)
+
+
+def add_recovery_key(backups: Backups, repository: str | None = None) -> bool:
+    """Adds the declared recovery key to a repository and proves that it opens it.
+
+    Returns False when it opens it already.
+    """
+    password = recovery_key(backups)
     opened = backups.repository(repository)
     if opened.opens_with(password):
         return False

@@ -233,6 +233,27 @@ def test_a_last_slice_that_a_kill_cut_off_is_taken_back_and_archived_again(singl
     assert assert_same_as_the_oplog(store, client) >= 3
 
 
+def test_what_a_kill_cut_off_is_archived_again_though_nothing_was_written_since(
+    single, client, store
+):
+    """The same stretch then gives the same slice: it must not have the name that is taken back."""
+    begin = majority_time(client)
+    write(client.openhim.numbers, {"_id": 1})
+    last = write(client.openhim.numbers, {"_id": 2})
+    # One entry a slice: whatever else the server writes, the last one is cut in the same way again.
+    archiver_of(single, store, begin_at=begin, max_bytes=100).catch_up()
+    for _ in range(2):
+        cut = max(chain.usable(store.headers(), SET), key=lambda header: header.last)
+        path = store.folder / cut.name
+        path.write_bytes(path.read_bytes()[:-20])
+        assert archiver_of(single, store, max_bytes=100).catch_up().ts >= last
+    assert len([header for header in store.headers() if header.kind == slices.VOID]) == 2
+    line = chain.timeline_of(store.headers(), SET, 1)
+    (found,) = chain.reachable(store.headers(), SET, line)
+    assert (found.start.ts, found.end.ts >= last) == (begin, True)
+    assert_same_as_the_oplog(store, client)
+
+
 def test_an_older_epoch_does_not_write_into_a_newer_ones_archive(single, client, store):
     newer = archiver_of(single, store, epoch=3, begin_at=majority_time(client))
     write(client.openhim.numbers, {"_id": 2})

@@ -10,7 +10,7 @@ from bson import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
 from saltext.openhim.backup.digest import Digest
-from saltext.openhim.backup.oplog import slices
+from saltext.openhim.backup.oplog import chain, slices
 from saltext.openhim.backup.oplog.slices import (
     Collector,
     DamagedSlice,
@@ -23,6 +23,7 @@ from saltext.openhim.errors import OpenHIMError
 
 from tests.unit.backup.oplog.made import (
     FIRST,
+    SET,
     WALL,
     MemorySlices,
     at,
@@ -55,9 +56,11 @@ def _header(**values):
     return Header(**{**defaults, **values})
 
 
-@given(st.text(min_size=1), LINES, POSITIONS, POSITIONS, st.integers(0, 2**60))
-def test_a_header_comes_back_as_it_was_written(name, line, previous, last, size):
-    header = _header(replica_set=name, timeline=line, previous=previous, last=last, size=size)
+@given(st.text(min_size=1), LINES, POSITIONS, POSITIONS, st.integers(0, 2**60), st.integers(0, 9))
+def test_a_header_comes_back_as_it_was_written(name, line, previous, last, size, attempt):
+    header = _header(
+        replica_set=name, timeline=line, previous=previous, last=last, size=size, attempt=attempt
+    )
     assert Header.decode(header.encode()) == header
 
 
@@ -160,6 +163,19 @@ def test_what_is_no_slice_at_all_is_said_to_be_none():
         slices.read_header(io.BytesIO(b""))
 
 
+def test_a_slice_that_was_taken_back_has_another_name_when_it_is_archived_again():
+    known, names = [HEADER], {HEADER.name}
+    for _ in range(3):
+        again = slices.under_a_free_name(HEADER, known)
+        assert again.name not in names or again == HEADER
+        known += [again, slices.void(again, "cut off")]
+        names |= {each.name for each in known}
+    assert len(names) == 6
+    assert chain.usable(known, SET) == []
+    good = slices.under_a_free_name(HEADER, known)
+    assert chain.usable([*known, good], SET) == [good]
+
+
 def test_entries_must_follow_each_other():
     collected = Collector(at(3))
     collected.add(entry(4))
@@ -226,6 +242,14 @@ class TestCompaction:
         with pytest.raises(OpenHIMError, match="only neighbours"):
             compact(store, [header for header, _ in files])
         assert len(store.files) == 2
+
+    def test_what_was_joined_before_and_taken_back_is_no_obstacle(self):
+        files = [slice_of(1, 3), slice_of(4, 9)]
+        run = [header for header, _ in files]
+        taken_back = slices.void(slices.joined(run), "cut off")
+        store = MemorySlices(*files, (taken_back, taken_back.encode()))
+        compact(store, run)
+        assert chain.reachable(store.headers(), SET, FIRST) == [chain.Range(at(0), at(9))]
 
     def test_nothing_is_removed_when_a_source_is_damaged(self):
         one, (header, data) = slice_of(1, 3), slice_of(4, 9)

@@ -152,6 +152,7 @@ class Archiver:
         self._on_commit = on_commit
         self._status = Status()
         self._timeline = Timeline(epoch, 0)
+        self._known: Sequence[Header] = ()
         self._collected = Collector(Position(0, 0))
         self._clock: _Clock | None = None
         self._last_wall: datetime | None = None
@@ -195,7 +196,7 @@ class Archiver:
     def _follow(self, stop: threading.Event | None) -> None:
         with self._connect() as client, explained(f"the replica set {self._set}"):
             self._clock = _Clock(client)
-            known = self._known()
+            known = self._known = self._sound()
             self._begin(self._resume(client, known))
             oplog = _oplog(client)
             while True:
@@ -239,6 +240,7 @@ class Archiver:
         if not collected.count:
             return
         header = collected.header(self._stack, self._set, self._timeline)
+        header = slices.under_a_free_name(header, self._known)
         self._store.put(header, collected.chunks(header))
         self._collected = Collector(header.last)
         self._committed(header)
@@ -305,7 +307,7 @@ class Archiver:
             return self._branch(client, known, line)
         return _Resume(line, last.last)
 
-    def _known(self) -> list[Header]:
+    def _sound(self) -> list[Header]:
         """What the store holds; its last slice is read, for it may be what a kill left."""
         while True:
             known = self._store.headers()

@@ -129,7 +129,8 @@ class Header:
     It covers ``previous`` (not with it) to ``last`` (with it). first: its first entry. last_wall:
     the server's clock at its last entry. size: bytes of the entries. digest: of the entries, as in
     :mod:`saltext.openhim.backup.digest`. reason: of a gap or a void; voids: the name of the slice
-    that a void takes back.
+    that a void takes back. attempt: how often what it covers was archived under that name before,
+    and taken back; so the good copy is not taken back with the damaged one.
     """
 
     stack: str
@@ -145,13 +146,16 @@ class Header:
     digest: str = f"{0:064x}"
     reason: str | None = None
     voids: str | None = None
+    attempt: int = 0
     format: int = field(default=FORMAT)
 
     @functools.cached_property
     def name(self) -> str:
         """Unique, and sorted by set, timeline and time."""
         line = f"e{self.timeline.epoch:010d}.t{max(self.timeline.term, 0):010d}"
-        return f"{_file_name(self.replica_set)}.{line}.{self.previous}.{self.last}.{self.kind}"
+        again = f".a{self.attempt}" if self.attempt else ""
+        covered = f"{line}.{self.previous}.{self.last}{again}"
+        return f"{_file_name(self.replica_set)}.{covered}.{self.kind}"
 
     def document(self) -> dict[str, Any]:
         """As it stands in the file."""
@@ -175,6 +179,7 @@ class Header:
             "digest": self.digest,
             "reason": self.reason,
             "voids": self.voids,
+            **({"attempt": self.attempt} if self.attempt else {}),
         }
 
     def encode(self) -> bytes:
@@ -230,6 +235,7 @@ class Header:
             digest=found["digest"],
             reason=found["reason"],
             voids=found["voids"],
+            attempt=int(found.get("attempt", 0)),
             format=found["format"],
         )
 
@@ -450,7 +456,16 @@ def void(header: Header, reason: str) -> Header:
         kind=VOID,
         reason=reason,
         voids=header.name,
+        attempt=header.attempt,
     )
+
+
+def under_a_free_name(header: Header, known: Iterable[Header]) -> Header:
+    """The header with the first attempt whose name is not taken back among ``known``."""
+    voided = {each.voids for each in known if each.kind == VOID}
+    while header.name in voided:
+        header = replace(header, attempt=header.attempt + 1)
+    return header
 
 
 def joined(run: Sequence[Header]) -> Header:
@@ -465,6 +480,7 @@ def joined(run: Sequence[Header]) -> Header:
         count=digest.count,
         size=digest.bytes,
         digest=digest.hex(),
+        attempt=0,
     )
 
 

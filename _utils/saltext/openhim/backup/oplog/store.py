@@ -186,7 +186,7 @@ def compact(store: SliceStore, run: list[Header], *, remove: bool = True) -> Hea
             raise OpenHIMError(f"{two.name} does not follow {one.name}; only neighbours are joined")
     if len(run) < 2 or run[-1].kind != slices.SLICE:
         raise OpenHIMError("there is nothing to join: it takes two slices or more")
-    joined = slices.joined(run)
+    joined = slices.under_a_free_name(slices.joined(run), store.headers())
     store.put(joined, _contents(store, joined, run))
     with contextlib.closing(store.get(joined.name)) as stream:
         slices.verify(stream, joined)

@@ -132,23 +132,25 @@ def taken(name, max_age=None, why="a state asked for it"):
     backups.require_role("taken_by", "taking restore points")
     allowed = float(max_age or backups.entry.get("max_age_seconds", 86400))
     newest = _newest(backups, name)
-    age = (datetime.now(timezone.utc) - newest.time).total_seconds() if newest else None
+    age = datetime.now(timezone.utc).timestamp() - newest.as_of if newest else None
     if age is not None and age <= allowed:
-        return True, {}, f"{newest.id} is {age:.0f} s old, allowed are {allowed:.0f}."
+        return True, {}, f"{newest.id} shows what was {age:.0f} s ago, allowed are {allowed:.0f}."
     changes = {"restore point": {"old": newest.id if newest else None, "new": "one of now"}}
     if __opts__["test"]:
         return None, changes, "Would take a restore point."
     made = __salt__["openhim_backup.take"](why=why, repository=name)
-    found = _newest(backups, name)
     changes["restore point"]["new"] = made["id"]
-    if found is None or found.id != made["id"]:
+    if made["id"] not in (point.id for point in _points(backups, name)):
         return False, changes, f"{made['id']} was taken, and {name} does not list it."
     return True, changes, f"{made['id']} was taken: {made['documents']} documents."
 
 
 def _newest(backups, name):
-    known = points.listing(backups.repository(name), backups.stack.name).points
-    return known[-1] if known else None
+    return points.newest(_points(backups, name))
+
+
+def _points(backups, name):
+    return points.listing(backups.repository(name), backups.stack.name).points
 
 
 @_answered

@@ -4,8 +4,11 @@ import json
 from datetime import datetime, timedelta, timezone
 
 import pytest
-from saltext.openhim.backup import status
+from saltext.openhim.backup import points, status
 from saltext.openhim.backup.status import Judgement, Limits, Seen
+
+from .restore_points import NOW as TODAY
+from .restore_points import point, record
 
 NOW = 1_800_000_000.0
 LIMITS = Limits(max_age=3600, max_unverified=86400)
@@ -34,10 +37,16 @@ def test_a_young_and_verified_restore_point_is_ok():
         (
             {"newest": NOW - 8000},
             "failing",
-            "restore point new is 2 hours old, allowed are 60 minutes",
+            "restore point new shows what was 2 hours ago, allowed are 60 minutes",
         ),
+        ({"newest": NOW + 3000}, "failing", "restore point new is of the future: set the clocks"),
+        ({"future": ["late"]}, "degraded", "the restore point late is of the future"),
         ({"verified": None}, "degraded", "none of its restore points was ever verified"),
-        ({"verified": NOW - 200_000}, "degraded", "verified restore point v is 2 days old"),
+        (
+            {"verified": NOW - 200_000},
+            "degraded",
+            "verified restore point v shows what was 2 days ago",
+        ),
         ({"failed_verification": "counts differ"}, "failing", "did not verify: counts differ"),
         ({"broken": ["a part is gone"]}, "degraded", "cannot be used: a part is gone"),
         ({"unreadable": 2}, "degraded", "2 of its snapshots cannot be read"),
@@ -47,6 +56,50 @@ def test_everything_else_is_told(changes, state, reason):
     found = judged(**changes)
     assert found.state == state
     assert any(reason in each for each in found.reasons), found.reasons
+
+
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+BAD = record(ok=False, reasons=("counts differ",))
+
+
+def looked(*known):
+    """What a repository with these restore points, the oldest first, is judged to be."""
+    found = status.seen(points.Listing(points=known), TODAY)
+    return status.judge_repository(found, Limits(86400, 604800), TODAY.timestamp())
+
+
+def test_a_newer_point_that_nobody_judged_does_not_hide_that_the_last_ones_were_bad():
+    good, young = point(2 * DAY, record()), point(timedelta(minutes=5))
+    assert looked(good, young).state == "ok"
+    found = looked(good, point(DAY, BAD), point(3 * HOUR, BAD), young)
+    assert found.state == "failing"
+    assert "20261122T090000Z-000000 (counts differ)" in found.reasons[0]
+    sampled = point(2 * HOUR, record(sampled=True))
+    assert looked(good, point(3 * HOUR, BAD), sampled, young).state == "failing"
+    assert looked(good, point(3 * HOUR, BAD), point(HOUR, record()), young).state == "ok"
+
+
+def test_a_point_of_the_future_is_told_and_counts_for_nothing():
+    forged, old = point(-DAY, record()), point(3 * DAY, record())
+    found = looked(old, forged)
+    assert found.state == "failing"
+    assert found.figures["newest"] == found.figures["verified"] == old.id
+    assert any(f"{forged.id} is of the future" in reason for reason in found.reasons)
+    assert looked(forged).figures["newest"] is None
+    assert looked(point(-timedelta(minutes=4), record())).state == "ok", "clocks differ a little"
+    assert points.newest([old, forged], TODAY) == old
+
+
+def test_the_age_is_that_of_the_data_and_not_that_of_the_run():
+    """A member that is cut off shows the same moment every hour."""
+    stale = [point(n * HOUR, record(), of=3 * DAY) for n in (2, 1, 0)]
+    found = looked(*stale)
+    assert found.state == "failing"
+    assert "shows what was 3 days ago, allowed are 24 hours" in found.reasons[0]
+    better = point(4 * HOUR, record())
+    assert points.newest([better, *stale], TODAY) == better
+    ahead = point(3 * DAY, of=-DAY)
+    assert ahead.as_of == (TODAY - 3 * DAY).timestamp(), "a server's clock makes nothing younger"
 
 
 @pytest.mark.parametrize(
@@ -91,6 +144,12 @@ class TestWhatWasSaidLast:
         found = status.kept(60, self.at + timedelta(hours=3), file)
         assert found["state"] == "unknown"
         assert "nobody has looked at the backups for 3 hours; then they were ok" in found["reasons"]
+
+    def test_is_unknown_when_it_is_of_the_future(self, file):
+        assert status.kept(60, self.at - timedelta(minutes=4), file)["state"] == "ok"
+        found = status.kept(60, self.at - timedelta(minutes=6), file)
+        assert found["state"] == "unknown"
+        assert "2026-01-31T12:00:00+00:00, which is in the future" in found["reasons"][0]
 
     def test_is_unknown_when_nobody_ever_looked(self, tmp_path):
         assert status.kept(60, self.at, str(tmp_path / "none"))["state"] == "unknown"

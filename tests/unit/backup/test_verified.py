@@ -2,13 +2,8 @@
 
 import pytest
 from saltext.openhim.backup.points import RestorePoint
-from saltext.openhim.backup.verification import Verification
 
-
-def record(ok=True, sampled=False):
-    return Verification(
-        "p", "demo", "0" * 64, ok, "2026-01-31T12:00:00Z", "a", "h", sampled=sampled
-    )
+from .restore_points import record
 
 
 @pytest.mark.parametrize(
@@ -22,6 +17,9 @@ def record(ok=True, sampled=False):
         ([record(sampled=True)], False),
         ([record(), record(sampled=True)], True),
         ([record(), record(ok=False, sampled=True)], False),
+        ([record(), record(ok=False), record(sampled=True)], False),
+        ([record(), record(ok=False, sampled=True), record(sampled=True)], False),
+        ([record(ok=False), record(), record(sampled=True)], True),
     ],
 )
 def test_it_was_restored_whole_and_nothing_since_speaks_against_it(records, expected):

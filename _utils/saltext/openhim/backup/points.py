@@ -87,13 +87,43 @@ class RestorePoint:
         return point_time(self.id)
 
     @property
-    def verified(self) -> bool:
-        """Whether it was restored whole and compared, and its newest verification went well.
+    def as_of(self) -> float:
+        """The moment that its data is of, in seconds since 1970: the oldest cluster time in it.
+
+        A member that is cut off from its primary can be dumped every hour, and always shows the
+        same moment. Never later than :attr:`time`, however wrong a server's clock was.
+        """
+        times = [seconds for seconds, _ in self.manifest.times().values()]
+        return min([self.time.timestamp(), *map(float, times)])
+
+    @property
+    def verdict(self) -> Verification | None:
+        """The verification that counts: the newest that was bad, or was good for the whole.
 
         A sampled verification may tell that it is bad, never that it is good.
         """
-        whole = any(one.ok and not one.sampled for one in self.verifications)
-        return whole and self.verifications[-1].ok
+        counting = (one for one in reversed(self.verifications) if not (one.ok and one.sampled))
+        return next(counting, None)
+
+    @property
+    def verified(self) -> bool:
+        """Whether it was restored whole and compared, and nothing speaks against it since."""
+        return self.verdict is not None and self.verdict.ok
+
+
+def of_the_past(
+    points: Iterable[RestorePoint], now: datetime | None = None
+) -> tuple[RestorePoint, ...]:
+    """Those whose time has come. A point of the future is of a wrong clock, or of somebody who
+    wants it to be taken for the newest: it says nothing of how the backups are.
+    """
+    present = now or datetime.now(timezone.utc)
+    return tuple(one for one in points if one.time <= present + retention.CLOCK_TOLERANCE)
+
+
+def newest(points: Iterable[RestorePoint], now: datetime | None = None) -> RestorePoint | None:
+    """The one that shows the latest data, of those whose time has come; None when there is none."""
+    return max(of_the_past(points, now), key=lambda one: (one.as_of, one.id), default=None)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from saltext.openhim import files, settings
-from saltext.openhim.backup import points
+from saltext.openhim.backup import points, retention
 from saltext.openhim.backup.declaration import Backups
 from saltext.openhim.errors import OpenHIMError
 
@@ -25,6 +25,9 @@ UNKNOWN = "unknown"
 #: From the best to the worst; a person must be told of everything but the first.
 STATES = (OK, DEGRADED, UNKNOWN, FAILING)
 
+#: Seconds that another clock may be ahead of ours.
+_TOLERANCE = retention.CLOCK_TOLERANCE.total_seconds()
+
 #: The last judgement of this host, for the beacon: it must not talk to a server.
 FILE = f"{settings.STATE_DIRECTORY}/backup-status.json"
 
@@ -33,8 +36,9 @@ FILE = f"{settings.STATE_DIRECTORY}/backup-status.json"
 class Seen:
     """What a look at one repository showed.
 
-    error: why it could not be looked at. newest, verified: times of the newest restore point and of
-    the newest that was verified (seconds since 1970).
+    error: why it could not be looked at. newest, verified: the moments (seconds since 1970) that
+    the newest restore point shows, and the newest that was verified. failed_verification: why the
+    newest that was judged at all is bad. future: IDs of restore points whose time has not come.
     """
 
     error: str = ""
@@ -44,6 +48,7 @@ class Seen:
     verified: float | None = None
     verified_id: str = ""
     failed_verification: str = ""
+    future: Sequence[str] = ()
     leftovers: int = 0
     broken: Sequence[str] = ()
     unreadable: int = 0
@@ -83,20 +88,31 @@ def judge_repository(seen: Seen, limits: Limits, now: float) -> Judgement:
     failing, degraded = [], []
     if seen.newest is None:
         failing.append("it holds no restore point")
+    elif seen.newest - now > _TOLERANCE:
+        failing.append(
+            f"its newest restore point {seen.newest_id} is of the future: set the clocks"
+        )
     elif now - seen.newest > limits.max_age:
         failing.append(
-            f"its newest restore point {seen.newest_id} is {_words(now - seen.newest)} old, "
-            f"allowed are {_words(limits.max_age)}"
+            f"its newest restore point {seen.newest_id} shows what was {_words(now - seen.newest)} "
+            f"ago, allowed are {_words(limits.max_age)}"
         )
     if seen.newest is not None and seen.verified is None:
         degraded.append("none of its restore points was ever verified")
     elif seen.verified is not None and now - seen.verified > limits.max_unverified:
         degraded.append(
-            f"its newest verified restore point {seen.verified_id} is "
-            f"{_words(now - seen.verified)} old, allowed are {_words(limits.max_unverified)}"
+            f"its newest verified restore point {seen.verified_id} shows what was "
+            f"{_words(now - seen.verified)} ago, allowed are {_words(limits.max_unverified)}"
         )
     if seen.failed_verification:
-        failing.append(f"its newest restore point did not verify: {seen.failed_verification}")
+        failing.append(
+            f"the newest of its restore points that was judged did not verify: "
+            f"{seen.failed_verification}"
+        )
+    degraded += [
+        f"the restore point {point} is of the future: a clock was wrong, or somebody forged it"
+        for point in seen.future
+    ]
     degraded += [f"a restore point cannot be used: {reason}" for reason in seen.broken]
     if seen.unreadable:
         degraded.append(f"{seen.unreadable} of its snapshots cannot be read; check the repository")
@@ -169,25 +185,36 @@ def _ago(seconds: float | None) -> str:
     return "never" if seconds is None else f"{_words(seconds)} ago"
 
 
-def look(backups: Backups, name: str) -> Seen:
+def look(backups: Backups, name: str, now: datetime | None = None) -> Seen:
     """What a repository shows to this host; never raises for what it finds."""
     copy = "copy_of" in backups.repositories[name]
     try:
         known = points.listing(backups.repository(name), backups.stack.name)
+        return seen(known, now or datetime.now(timezone.utc), copy)
     except OpenHIMError as error:
         return Seen(error=str(error), copy=copy)
-    newest = known.points[-1] if known.points else None
-    verified = next((p for p in reversed(known.points) if p.verified), None)
+    except Exception as error:
+        # What nobody has foreseen is in there: the other repositories are still to be told of.
+        return Seen(error=f"{type(error).__name__}: {error}", copy=copy)
+
+
+def seen(known: points.Listing, now: datetime, copy: bool = False) -> Seen:
+    """What a repository holds, put into observations."""
+    usable = points.of_the_past(known.points, now)
+    newest = points.newest(usable, now)
+    verified = points.newest((p for p in usable if p.verified), now)
+    judged = points.newest((p for p in usable if p.verdict), now)
     failed = ""
-    if newest and newest.verifications and not newest.verifications[-1].ok:
-        failed = "; ".join(newest.verifications[-1].reasons) or newest.id
+    if judged and judged.verdict and not judged.verdict.ok:
+        failed = f"{judged.id} ({'; '.join(judged.verdict.reasons) or 'no reason is recorded'})"
     return Seen(
         points=len(known.points),
-        newest=newest.time.timestamp() if newest else None,
+        newest=newest.as_of if newest else None,
         newest_id=newest.id if newest else "",
-        verified=verified.time.timestamp() if verified else None,
+        verified=verified.as_of if verified else None,
         verified_id=verified.id if verified else "",
         failed_verification=failed,
+        future=tuple(point.id for point in known.points if point not in usable),
         leftovers=len(known.leftovers),
         broken=tuple(broken.reason for broken in known.broken),
         unreadable=len(known.unreadable),
@@ -206,7 +233,7 @@ def status(backups: Backups, now: datetime | None = None) -> dict[str, Any]:
         float(backups.entry.get("max_unverified_seconds", Limits.max_unverified)),
     )
     judged = {
-        name: judge_repository(look(backups, name), limits, present.timestamp())
+        name: judge_repository(look(backups, name, present), limits, present.timestamp())
         for name in backups.visible
     }
     whole = judge(judged)
@@ -227,8 +254,8 @@ def keep(found: Mapping[str, Any], path: str = FILE) -> None:
 
 
 def kept(max_age: float, now: datetime | None = None, path: str = FILE) -> dict[str, Any]:
-    """The last judgement of this host; unknown when there is none, or it is older than ``max_age``
-    seconds.
+    """The last judgement of this host; unknown when there is none, when it is older than
+    ``max_age`` seconds, or of the future.
     """
     present = now or datetime.now(timezone.utc)
     try:
@@ -238,6 +265,9 @@ def kept(max_age: float, now: datetime | None = None, path: str = FILE) -> dict[
         return {"state": UNKNOWN, "reasons": ["nobody has looked at the backups yet"]}
     except (ValueError, KeyError, TypeError) as error:
         return {"state": UNKNOWN, "reasons": [f"the last judgement cannot be read: {error}"]}
+    if age < -_TOLERANCE:
+        reason = f"the last judgement is of {found['at']}, which is in the future: set the clock"
+        return {**found, "state": UNKNOWN, "reasons": [reason]}
     if age > max_age:
         reason = f"nobody has looked at the backups for {_words(age)}; then they were"
         return {**found, "state": UNKNOWN, "reasons": [f"{reason} {found['state']}"]}

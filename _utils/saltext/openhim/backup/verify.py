@@ -133,7 +133,9 @@ def verify_due(
     errors: list[OpenHIMError] = []
     for name in [repository] if repository else backups.visible:
         try:
-            known = points.listing(backups.repository(name), backups.stack.name).points
+            known = points.of_the_past(
+                points.listing(backups.repository(name), backups.stack.name).points
+            )
             chosen = due(known, datetime.now(timezone.utc), limit)
             if chosen is None:
                 found.nothing[name] = _nothing_due(known)

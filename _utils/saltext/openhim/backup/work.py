@@ -138,9 +138,10 @@ def find(
 ) -> tuple[RestorePoint, str]:
     """A committed restore point, and the repository in which it is.
 
-    point: an ID, ``latest`` or ``verified`` (the newest that was verified). repository: all that
-    this host can open are looked through when left out, and what one of them says against it is
-    told when none has it.
+    point: an ID, ``latest`` (the one that shows the latest data) or ``verified`` (the latest that
+    was verified); one of the future is found by its ID only. repository: all that this host can
+    open are looked through when left out, and what one of them says against it is told when none
+    has it.
     """
     names = [repository] if repository else backups.visible
     found: list[tuple[RestorePoint, str]] = []
@@ -149,20 +150,21 @@ def find(
         try:
             known = points.listing(backups.repository(name), backups.stack.name)
             if point == LATEST:
-                wanted = known.points[-1:]
+                wanted = points.newest(known.points)
             elif point == "verified":
-                wanted = tuple(p for p in known.points if p.verified)[-1:]
+                wanted = points.newest(p for p in known.points if p.verified)
             else:
-                wanted = (known.point(point),)
+                wanted = known.point(point)
         except OpenHIMError as error:
             failures.append(f"{name}: {error}")
             continue
-        found += [(one, name) for one in wanted]
-        if not wanted:
+        if wanted is None:
             failures.append(f"{name}: holds no such restore point of {backups.stack.name}")
+        else:
+            found.append((wanted, name))
     if not found:
         raise OpenHIMError(f"no restore point {point!r} was found. {'; '.join(failures)}")
-    return max(found, key=lambda each: each[0].time)
+    return max(found, key=lambda each: (each[0].as_of, each[0].id))
 
 
 def restore(

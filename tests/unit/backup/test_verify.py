@@ -1,5 +1,6 @@
 """What a verification decides, from figures alone."""
 
+import re
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -33,7 +34,7 @@ NAMESPACE = Namespace(
 
 
 def _point(hour, *verifications):
-    """A restore point; its verifications as (age, ok)."""
+    """A restore point; its verifications as (age, ok) or (age, ok, sampled)."""
     point_id = f"20261122T{hour:02}0000Z-000000"
     manifest = Manifest("test", point_id, 0, (), (), (), "", "", "", "", "", 0)
     return RestorePoint(
@@ -41,8 +42,10 @@ def _point(hour, *verifications):
         "",
         "",
         tuple(
-            Verification(point_id, "test", "", ok, manifests.utc(NOW - age), "", "")
-            for age, ok in verifications
+            Verification(
+                point_id, "test", "", ok, manifests.utc(NOW - age), "", "", sampled=any(sampled)
+            )
+            for age, ok, *sampled in verifications
         ),
     )
 
@@ -68,6 +71,44 @@ RECENTLY, LONG_AGO = timedelta(hours=1), timedelta(days=8)
 def test_due_is_the_newest_that_nobody_looked_at_lately(points, chosen):
     found = verify.due(points, NOW, WEEK)
     assert (found and found.time.hour) == chosen
+
+
+@pytest.mark.parametrize(
+    ("points", "whole", "sampled"),
+    [
+        ([_point(1), _point(2, (RECENTLY, True, True))], 2, None),
+        ([_point(1, (RECENTLY, True)), _point(2, (RECENTLY, True, True))], 2, None),
+        ([_point(1), _point(2, (RECENTLY, True), (RECENTLY, True, True))], None, None),
+        ([_point(1), _point(2, (LONG_AGO, True), (RECENTLY, True, True))], 2, None),
+        ([_point(1), _point(2, (RECENTLY, False, True))], 1, 1),
+        ([_point(1), _point(2, (RECENTLY, True), (RECENTLY, False, True))], 1, 1),
+        ([_point(1), _point(2, (RECENTLY, False), (RECENTLY, True, True))], 1, None),
+        ([_point(1), _point(2, (LONG_AGO, True, True))], 2, 2),
+    ],
+)
+def test_a_sample_that_went_well_never_puts_off_the_whole(points, whole, sampled):
+    for sample, expected in ((None, whole), (2000, sampled)):
+        found = verify.due(points, NOW, WEEK, sample)
+        assert (found and found.time.hour) == expected
+
+
+@pytest.mark.parametrize(
+    ("points", "sample", "words"),
+    [
+        ([], None, "it holds no restore point"),
+        ([_point(1, (RECENTLY, True))], None, ": it was verified at .*, and it is the newest"),
+        ([_point(1, (RECENTLY, True, True))], 9, ": a sample of it was verified at .* the newest"),
+        (
+            [_point(1, (RECENTLY, True)), _point(2, (RECENTLY, False))],
+            None,
+            "20261122T010000Z-000000: it was verified at .*, and the 1 newer failed recently",
+        ),
+        ([_point(1, (RECENTLY, False))], None, "none is good; take a new one"),
+    ],
+)
+def test_why_nothing_is_due_is_said_as_it_is(points, sample, words):
+    assert verify.due(points, NOW, WEEK, sample) is None
+    assert re.search(words, verify._nothing_due(points, sample))
 
 
 @given(st.lists(st.integers(0, 10_000), max_size=12), st.integers(1, 40_000))

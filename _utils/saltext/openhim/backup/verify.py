@@ -136,9 +136,9 @@ def verify_due(
             known = points.of_the_past(
                 points.listing(backups.repository(name), backups.stack.name).points
             )
-            chosen = due(known, datetime.now(timezone.utc), limit)
+            chosen = due(known, datetime.now(timezone.utc), limit, sample)
             if chosen is None:
-                found.nothing[name] = _nothing_due(known)
+                found.nothing[name] = _nothing_due(known, sample)
                 continue
             done = _verify(backups, chosen, name, by, sample, folder, binary, progress)
             found.verified.append((done, name))
@@ -151,20 +151,29 @@ def verify_due(
     return found
 
 
-def due(known: Sequence[RestorePoint], now: datetime, limit: timedelta) -> RestorePoint | None:
+def due(
+    known: Sequence[RestorePoint], now: datetime, limit: timedelta, sample: int | None = None
+) -> RestorePoint | None:
     """The restore point to be verified next; None when the newest good one was verified recently.
 
     known: from the oldest to the newest. limit: a verification that is older counts no more, for
-    what is stored can decay. One that failed recently is not tried again: an older one is.
+    what is stored can decay. sample: as for :func:`verify_due`; a sample that went well is no
+    reason to leave out the whole. One that failed recently is not tried again: an older one is.
     """
     for point in reversed(known):
-        if not point.verifications:
+        counted = _counted(point, sample)
+        if not counted or now - _time(counted[-1].at) > limit:
             return point
-        if now - _time(point.verifications[-1].at) > limit:
-            return point
-        if point.verified:
+        if counted[-1].ok:
             return None
     return None
+
+
+def _counted(point: RestorePoint, sample: int | None) -> list[Verification]:
+    """The verifications of a restore point that one of this kind would repeat."""
+    return [
+        one for one in point.verifications if sample is not None or not (one.ok and one.sampled)
+    ]
 
 
 def sampled(namespaces: Collection[Namespace], limit: int) -> set[str]:
@@ -554,13 +563,17 @@ def _told(one: ReplicaSet, wanted: Sequence[Namespace]) -> dict[str, Any]:
     }
 
 
-def _nothing_due(known: Sequence[RestorePoint]) -> str:
+def _nothing_due(known: Sequence[RestorePoint], sample: int | None) -> str:
+    """Why :func:`due` chose none of these, in words."""
     if not known:
         return "it holds no restore point"
-    good = next((point for point in reversed(known) if point.verified), None)
-    if good is None:
-        return "every restore point was verified recently, and none is good; take a new one"
-    return f"{good.id} was verified at {good.verifications[-1].at}; nothing newer is unverified"
+    for failed, point in enumerate(reversed(known)):
+        last = _counted(point, sample)[-1]
+        if last.ok:
+            what = "a sample of it" if last.sampled else "it"
+            newer = f"the {failed} newer failed recently" if failed else "it is the newest"
+            return f"{point.id}: {what} was verified at {last.at}, and {newer}"
+    return "every restore point was verified recently, and none is good; take a new one"
 
 
 def _time(text: str) -> datetime:

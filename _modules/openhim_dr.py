@@ -8,7 +8,7 @@ The master's runner of the same name asks every declared host for its sighting b
 from salt.exceptions import CommandExecutionError
 from saltext.openhim import settings
 from saltext.openhim.errors import OpenHIMError
-from saltext.openhim.mongo import connection
+from saltext.openhim.mongo import connection, promotion
 
 
 def sighting():
@@ -41,3 +41,23 @@ def sighting():
     if "core" in host.roles:
         running = __salt__["service.status"]("openhim-core")
     return {"members": members, "core_running": running}
+
+
+def traces(set):
+    """
+    What this host's member has of a promotion, even if it is not primary now: the votes in its
+    configuration, and whether it noted that its promotion began.
+
+    set
+        Name of the replica set.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'south-db1' openhim_dr.traces openhim
+    """
+    try:
+        return promotion.traces(connection.vantage(__pillar__, __grains__["id"], set))
+    except OpenHIMError as error:
+        raise CommandExecutionError(str(error)) from error

@@ -139,11 +139,18 @@ def failover_withdraw(confirm, reason, declared_by):
     try:
         known = record.history(confirm, _directory())
         pillar = _declaration(confirm)
-        target = settings.from_pillar(pillar)
-        problem = failover.withdrawal_problem(target, known, _sightings(target))
+        problem = failover.not_under_way(known)
         if problem:
             raise Refused(problem)
+        target = settings.from_pillar(pillar)
         before = failover.before(pillar["openhim"], known)
+        earlier = settings.from_pillar(_with_overlay(pillar, before))
+        sightings = _sightings(target)
+        problem = failover.withdrawal_problem(
+            earlier, target, known, sightings, _traces(target, sightings)
+        )
+        if problem:
+            raise Refused(problem)
         epoch = record.declare(
             confirm,
             _directory(),
@@ -464,6 +471,17 @@ def _sighting(host, present, answer):
         raise Refused(f"{host} answers, but cannot say what it sees: {answer['ret']}")
     seen = answer["ret"]
     return failover.Sighting(host, True, seen["members"], seen["core_running"])
+
+
+def _traces(target, sightings):
+    """What the survivor of each set has of a promotion; a host that does not answer has no say."""
+    present = {sighting.host for sighting in sightings if sighting.answered}
+    survivors = {name: rs.initiator.host.id for name, rs in sorted(target.replica_sets.items())}
+    return {
+        name: failover.Traces(**_ask([host], "openhim_dr.traces", [name])[host])
+        for name, host in survivors.items()
+        if host in present
+    }
 
 
 def _ask(hosts, function, arguments=(), timeout=ANSWER_TIMEOUT):

@@ -108,6 +108,8 @@ def test_the_survivor_is_promoted_and_the_lost_come_back_without_a_vote(lost, lo
     assert foreseen["result"] is None, foreseen
     assert lost.states() == {"south-db1": "secondary"}
 
+    traces = survivor.modules["openhim_dr.traces"]("openhim")
+    assert (set(traces["votes"].values()), traces["noted"]) == ({1}, False)
     started = time.monotonic()
     done = survivor.modules["mongodb_replset.promote"]("test", **WHY)
     assert time.monotonic() - started < 20
@@ -121,6 +123,9 @@ def test_the_survivor_is_promoted_and_the_lost_come_back_without_a_vote(lost, lo
         lost.members["north-db2"].name: (0, 0),
         lost.members["south-db1"].name: (1, 1),
     }
+    traces = survivor.modules["openhim_dr.traces"]("openhim")
+    assert traces["votes"] == {host: vote for host, (vote, _) in votes.items()}
+    assert (traces["noted"], traces["epoch"]) == (True, 1)
     record = survivor.modules["mongodb_replset.promotion"]("openhim")
     assert record["reason"] == WHY["reason"]
     survived = datetime.fromisoformat(record["survived_until"])

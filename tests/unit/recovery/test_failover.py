@@ -6,7 +6,7 @@ import pytest
 from saltext.openhim import settings
 from saltext.openhim.recovery import failover
 from saltext.openhim.recovery.epochs import Epoch
-from saltext.openhim.recovery.failover import Request, Sighting
+from saltext.openhim.recovery.failover import Request, Sighting, Traces
 
 DECLARED = {
     "stack": "example",
@@ -38,6 +38,7 @@ DECLARED = {
 OVERLAY = {"epoch": 1, "active_site": "south", "profile": "reduced", "lost_sites": ["north"]}
 REQUEST = Request(to_site="south", confirm="example", reason="fire", declared_by="Ada")
 GONE = {"rs/north-db1:27017": "unreachable", "rs/north-db2:27017": "unreachable"}
+VOTES = {"north-db1:27017": 1, "north-db2:27017": 1, "south-db1:27017": 1}
 SEEN = [
     Sighting("north-db1", answered=False),
     Sighting("north-db2", answered=False),
@@ -194,10 +195,14 @@ class TestTheOverlay:
 class TestAWithdrawal:
     """A failover that was declared, and must not go on after all."""
 
+    earlier = settings.from_pillar({"openhim": DECLARED})
     target = settings.from_pillar({"openhim": {**DECLARED, "recovery": OVERLAY}})
 
-    def problem(self, sightings=SEEN, newest=None):
-        return failover.withdrawal_problem(self.target, [newest or epoch()], sightings)
+    def problem(self, sightings=SEEN, newest=None, **traces):
+        known = {"rs": Traces(**{"votes": VOTES, **traces})}
+        return failover.withdrawal_problem(
+            self.earlier, self.target, [newest or epoch()], sightings, known
+        )
 
     def test_is_possible_while_the_survivor_is_not_promoted(self):
         assert self.problem() is None
@@ -213,10 +218,41 @@ class TestAWithdrawal:
         promoted = seeing("south-db1", members={**GONE, "rs/south-db1:27017": "PRIMARY"})
         assert "its history has begun" in self.problem(promoted)
 
-    @pytest.mark.parametrize("answer", ["unreachable", "silent"])
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            *("unreachable", "silent", "unauthorized", "member", "wrong keyfile", "not initiated"),
+            *("removed", "REMOVED", "STARTUP2", "RECOVERING", "ROLLBACK"),
+        ],
+    )
     def test_is_refused_while_nobody_knows(self, answer):
         blind = seeing("south-db1", members={**GONE, "rs/south-db1:27017": answer})
         assert "nobody knows" in self.problem(blind)
+        assert answer in self.problem(blind)
+
+    def test_is_refused_where_a_host_does_not_name_the_survivor(self):
+        assert "nobody knows" in self.problem(seeing("south-db1", members=GONE))
+        assert "nobody knows" in self.problem([])
+
+    def test_is_refused_when_the_promoted_survivor_is_no_primary_at_the_moment(self):
+        """It was started again, and has not elected itself yet."""
+        taken = {**VOTES, "north-db1:27017": 0, "north-db2:27017": 0}
+        assert "north-db1:27017, north-db2:27017 have no vote" in self.problem(votes=taken)
+
+    def test_is_possible_though_one_lost_member_never_had_a_vote(self):
+        assert self.problem(votes={**VOTES, "north-db2:27017": 0}) is None
+
+    @pytest.mark.parametrize("noted", [1, None])
+    def test_is_refused_once_the_promotion_began(self, noted):
+        assert "promotion in epoch 1 began" in self.problem(noted=True, epoch=noted)
+
+    def test_is_possible_though_an_earlier_epochs_promotion_is_noted(self):
+        assert self.problem(newest=epoch(number=3), noted=True, epoch=1) is None
+
+    def test_is_refused_when_the_survivor_was_not_asked(self):
+        sightings, history = SEEN, [epoch()]
+        problem = failover.withdrawal_problem(self.earlier, self.target, history, sightings, {})
+        assert "did not say what its configuration is" in problem
 
     @pytest.mark.parametrize("newest", [epoch(kind="withdrawal"), epoch(result={"x": 1})])
     def test_of_nothing_is_refused(self, newest):

@@ -276,15 +276,38 @@ def _note_term(vantage: Vantage, evidence: Evidence) -> None:
     would pass for the old primary's, and the loss would look smaller than it is.
     """
     files.make_directory(NOTES_DIRECTORY)
-    note = {"term": evidence.status["term"]}
+    epoch = (vantage.stack.declared.get("recovery") or {}).get("epoch")
+    note = {"term": evidence.status["term"], "epoch": epoch}
     files.write(_note_file(vantage), json.dumps(note).encode(), 0o600)
 
 
 def _noted_term(vantage: Vantage) -> int | None:
+    note = _note(vantage)
+    return note["term"] if note else None
+
+
+def _note(vantage: Vantage) -> dict[str, Any] | None:
+    """What this member noted before its last promotion; None where it never was, or by another."""
     try:
-        return json.loads(Path(_note_file(vantage)).read_text(encoding="utf-8"))["term"]
+        return json.loads(Path(_note_file(vantage)).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return None  # promoted by somebody else
+        return None
+
+
+def traces(vantage: Vantage) -> dict[str, Any]:
+    """What this host's member has of a promotion, whatever its state is now.
+
+    Returns ``votes`` (``host:port`` → its votes in the configuration that the member has),
+    ``noted`` (whether a promotion began here) and ``epoch`` (the one in which it did, or None).
+    """
+    with vantage.own() as client:
+        config = read_config(client)
+    note = _note(vantage)
+    return {
+        "votes": {member["host"]: member["votes"] for member in config["members"]},
+        "noted": note is not None,
+        "epoch": note.get("epoch") if note else None,
+    }
 
 
 def _note_file(vantage: Vantage) -> str:

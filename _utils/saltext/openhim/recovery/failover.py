@@ -136,24 +136,72 @@ def verdict(
     )
 
 
+@dataclass(frozen=True)
+class Traces:
+    """What a survivor itself has of a promotion.
+
+    votes: member → its votes in the configuration that the survivor has. noted: whether it noted
+    that its promotion began, and epoch: in which one; None where the note does not say.
+    """
+
+    votes: Mapping[str, int]
+    noted: bool = False
+    epoch: int | None = None
+
+
 def withdrawal_problem(
-    target: Stack, history: Sequence[Epoch], sightings: Sequence[Sighting]
+    earlier: Stack,
+    target: Stack,
+    history: Sequence[Epoch],
+    sightings: Sequence[Sighting],
+    traces: Mapping[str, Traces],
 ) -> str | None:
     """Why the newest failover cannot be taken back; None when it can.
 
-    target: the stack as the failover has it. Once a member of it is primary, there may be writes
-    that exist only there.
+    earlier: the stack as it was before the failover. target: as the failover has it. traces: set →
+    what its survivor has of a promotion. Once a member is promoted, there may be writes that exist
+    only there; and it need not be primary at the moment when one looks.
     """
+    reason = not_under_way(history)
+    if reason:
+        return reason
+    for name, replica_set in sorted(target.replica_sets.items()):
+        survivor = f"{name}/{replica_set.initiator.name}"
+        seen = {str(s.members.get(survivor)) for s in sightings if s.answered and s.members}
+        if "PRIMARY" in seen:
+            return f"{survivor} was promoted: its history has begun; finish the failover instead"
+        if seen != {"SECONDARY"}:
+            found = ", ".join(sorted(seen)) or "no answer"
+            return (
+                f"{survivor} must be seen as SECONDARY by every host that answers, and was seen as "
+                f"{found}: so nobody knows if it was promoted. Finish the failover instead, or see "
+                "what is wrong with that member"
+            )
+        given_up = {m.name for m in earlier.replica_sets[name].voters}
+        given_up -= {m.name for m in replica_set.voters}
+        trace = _trace(traces.get(name), given_up, history[-1].number)
+        if trace:
+            return f"{survivor} {trace}; finish the failover instead"
+    return None
+
+
+def not_under_way(history: Sequence[Epoch]) -> str | None:
+    """Why there is no failover that could be taken back; None when there is."""
     newest = history[-1] if history else None
     if newest is None or newest.kind != "failover" or newest.result is not None:
         return "the newest recovery is no failover that is still under way; nothing to take back"
-    for name, replica_set in sorted(target.replica_sets.items()):
-        survivor = f"{name}/{replica_set.initiator.name}"
-        seen = [s.members.get(survivor) for s in sightings if s.answered and s.members]
-        if "PRIMARY" in seen:
-            return f"{survivor} was promoted: its history has begun; finish the failover instead"
-        if not seen or set(seen) & {None, UNREACHABLE, "silent"}:
-            return f"{survivor} cannot be asked by every host, so nobody knows if it was promoted"
+    return None
+
+
+def _trace(found: Traces | None, given_up: set[str], epoch: int) -> str | None:
+    """What says that a member was promoted, or that its promotion began."""
+    if found is None:
+        return "did not say what its configuration is"
+    # One forced reconfiguration takes the votes of all of them.
+    if given_up and not any(found.votes.get(member) for member in given_up):
+        return f"was promoted: in its configuration {', '.join(sorted(given_up))} have no vote"
+    if found.noted and found.epoch in (None, epoch):
+        return f"has noted that its promotion in epoch {epoch} began"
     return None
 
 

@@ -153,7 +153,7 @@ def repository_exists(repository=None):
 
 
 @_converted
-def take(why="", by="", repository=None):
+def take(why="", by="", repository=None, old_data=False):
     """
     Take a restore point of OpenHIM's databases, at one cluster time each, and of the declared
     files.
@@ -167,6 +167,10 @@ def take(why="", by="", repository=None):
     repository
         Its name in the pillar; may be left out where only one is no copy.
 
+    old_data
+        Whether the data may be older than ``max_age_seconds``: what a set still has that lost its
+        majority. Otherwise that is refused, for it would be taken for a backup of now.
+
     CLI Example:
 
     .. code-block:: bash
@@ -175,7 +179,7 @@ def take(why="", by="", repository=None):
     """
     backups = _backups()
     name = repository or (backups.first[0] if len(backups.first) == 1 else None)
-    point = work.take(backups, by or "Salt", why or "asked for", name, _tell("take"))
+    point = work.take(backups, by or "Salt", why or "asked for", name, _tell("take"), old_data)
     return _shown(point, name)
 
 

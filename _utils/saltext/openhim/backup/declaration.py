@@ -6,6 +6,7 @@ be done here is refused by name and not found out half-way.
 
 from __future__ import annotations
 
+import time as clock
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,6 +25,12 @@ from saltext.openhim.settings import ReplicaSet, Stack
 
 #: A dump reads for hours, but a server that says nothing for so long is gone (milliseconds).
 SOCKET_TIMEOUT_MS = 600_000
+
+#: ``max_age_seconds`` when the pillar does not say it.
+MAX_AGE = 86400
+
+#: A member that is further behind another one is not read before it (seconds).
+LAG = 300
 
 #: Where restic keeps a host's copy of each repository's index.
 CACHE = repository.CACHE
@@ -160,10 +167,22 @@ class Backups:
         return found
 
     @contextmanager
-    def source(self, set_name: str) -> Iterator[MongoClient]:
-        """A connection to the member that a dump reads: a secondary, best at this host's site."""
+    def source(self, set_name: str, max_age: float | None = None) -> Iterator[MongoClient]:
+        """A connection to the member that a dump reads: a secondary, best at this host's site.
+
+        max_age: seconds; what the majority has may not be older. A member that is cut off from its
+        primary stays a secondary, and shows the same moment for ever.
+        """
         access = self._access()
-        member = _best_member(self.stack.replica_sets[set_name], self._site(), access)
+        member, newest = _best_member(self.stack.replica_sets[set_name], self._site(), access)
+        age = clock.time() - newest
+        if max_age is not None and age > max_age:
+            raise Refused(
+                f"the newest that {member} knows to be on the majority of {set_name} is "
+                f"{age:.0f} s old, allowed are {max_age:.0f}: the set has no primary, this site is "
+                "cut off from it, or this host's clock is wrong. See to that; or say "
+                "old_data=True, to take what there is"
+            )
         with connection.connected(member, access, socketTimeoutMS=SOCKET_TIMEOUT_MS) as client:
             yield client
 
@@ -183,9 +202,15 @@ def from_pillar(pillar: Mapping[str, Any], minion_id: str) -> Backups:
     return Backups(settings.from_pillar(pillar), minion_id, pillar)
 
 
-def _best_member(replica_set: ReplicaSet, site: str, access: connection.Access) -> str:
-    """The member to read: of the living, a secondary before the primary, one here before others."""
-    found: list[tuple[bool, bool, str]] = []
+def _best_member(
+    replica_set: ReplicaSet, site: str, access: connection.Access
+) -> tuple[str, float]:
+    """The member to read, and the time of the newest write that it knows to be on the majority.
+
+    Of the living one that is not far behind the others; of those a secondary before the primary;
+    of those one here before others.
+    """
+    found: list[tuple[float, bool, bool, str]] = []
     silent: list[str] = []
     for member in replica_set.members:
         try:
@@ -196,7 +221,8 @@ def _best_member(replica_set: ReplicaSet, site: str, access: connection.Access) 
             continue
         if hello.get("secondary") or hello.get("isWritablePrimary"):
             primary = bool(hello.get("isWritablePrimary"))
-            found.append((primary, member.host.site != site, member.name))
+            newest = float(hello["lastWrite"]["majorityOpTime"]["ts"].time)
+            found.append((newest, primary, member.host.site != site, member.name))
         else:
             silent.append(f"{member.name} is neither primary nor secondary")
     if not found:
@@ -204,4 +230,6 @@ def _best_member(replica_set: ReplicaSet, site: str, access: connection.Access) 
             f"no member of {replica_set.name} can be read: {'; '.join(silent)}. A restore point "
             "needs one that is up"
         )
-    return min(found)[2]
+    freshest = max(newest for newest, *_ in found)
+    best = min(found, key=lambda one: (freshest - one[0] > LAG, *one[1:]))
+    return best[3], best[0]

@@ -15,7 +15,7 @@ from typing import Any
 
 from saltext.openhim import files, settings
 from saltext.openhim.backup import points, retention
-from saltext.openhim.backup.declaration import Backups
+from saltext.openhim.backup.declaration import MAX_AGE, Backups
 from saltext.openhim.errors import OpenHIMError
 
 OK = "ok"
@@ -59,7 +59,7 @@ class Seen:
 class Limits:
     """What is allowed, in seconds."""
 
-    max_age: float = 86400
+    max_age: float = MAX_AGE
     max_unverified: float = 604800
 
 

@@ -15,7 +15,7 @@ from pymongo.write_concern import WriteConcern
 from saltext.openhim import secrets
 from saltext.openhim.backup import dump, load, points
 from saltext.openhim.backup.archive import BUCKETS, TIMESERIES, VIEW
-from saltext.openhim.backup.declaration import PRUNE, SOCKET_TIMEOUT_MS, Backups
+from saltext.openhim.backup.declaration import MAX_AGE, PRUNE, SOCKET_TIMEOUT_MS, Backups
 from saltext.openhim.backup.manifest import ReplicaSet
 from saltext.openhim.backup.points import RestorePoint
 from saltext.openhim.backup.progress import Progress
@@ -57,16 +57,23 @@ def alone(what: str) -> Iterator[None]:
 
 
 def take(
-    backups: Backups, by: str, why: str, repository: str | None = None, progress: Tell = None
+    backups: Backups,
+    by: str,
+    why: str,
+    repository: str | None = None,
+    progress: Tell = None,
+    old_data: bool = False,
 ) -> RestorePoint:
     """Takes a restore point of both databases and the declared files.
 
     repository: into which; may be left out where only one is no copy. by, why: for those who read
-    the manifest later.
+    the manifest later. old_data: whether the data may be older than ``max_age_seconds``, as in a set
+    that lost its majority; otherwise that is refused.
 
     What fails half-way leaves no restore point, and removes its parts where it may.
     """
     backups.require_role("taken_by", "taking restore points")
+    max_age = None if old_data else float(backups.entry.get("max_age_seconds", MAX_AGE))
     with alone("taking a restore point"):
         target = backups.repository(repository)
         with points.Taking(
@@ -78,16 +85,21 @@ def take(
             host=backups.host,
         ) as taking:
             for set_name, databases in sorted(backups.databases().items()):
-                _store(backups, taking, set_name, databases, progress)
+                _store(backups, taking, set_name, databases, max_age, progress)
             if backups.entry.get("files"):
                 taking.store_files(backups.entry["files"])
             return taking.commit()
 
 
 def _store(
-    backups: Backups, taking: points.Taking, set_name: str, databases: list[str], progress: Tell
+    backups: Backups,
+    taking: points.Taking,
+    set_name: str,
+    databases: list[str],
+    max_age: float | None,
+    progress: Tell,
 ) -> None:
-    with backups.source(set_name) as client:
+    with backups.source(set_name, max_age) as client:
 
         def produce(out: BinaryIO) -> dump.Dumped:
             return dump.dump(client, databases, out, progress=progress)

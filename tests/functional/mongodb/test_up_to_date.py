@@ -121,6 +121,45 @@ def test_a_set_that_cannot_do_without_the_member_keeps_it(three, units):
     three.eventually(lambda: not _unwell(units[primary]), what="it is back")
 
 
+def test_an_election_is_waited_out_and_no_reason_to_restart_at_once(three, units):
+    """Nobody knows a primary then, and a set without one seems to have nothing to lose."""
+    primary = three.primary()
+    unit = next(unit for host, unit in units.items() if host != primary)
+    unit.file.write_text("as it shall be\n")
+    knew = []
+
+    def restart_it():
+        knew.append(any(state == "primary" for state in three.states().values()))
+        unit.note()
+
+    for host, mongod in three.members.items():
+        with mongod.client() as client:
+            if host != primary:
+                client.admin.command("replSetFreeze", 5)
+    with three.members[primary].client() as client:
+        client.admin.command("replSetStepDown", 5, secondaryCatchUpPeriodSecs=0, force=True)
+    assert "primary" not in three.states().values()
+    assert restart.bring_up_to_date(unit.vantage, unit.instance, restart_it, PATIENCE)
+    assert knew == [True]
+
+
+def test_who_is_lost_while_the_primary_steps_down_is_noticed(three, units, monkeypatch):
+    """Mocked: no member can be lost in just those seconds."""
+    unit = units[three.primary()]
+    unit.file.write_text("as it shall be\n")
+    needed = [None]
+    monkeypatch.setattr(restart, "needed_members", lambda *_: needed[-1])
+
+    def step_down(*_, **__):
+        needed.append("another one is lost")
+        return {"after": "another one"}
+
+    monkeypatch.setattr(restart.change, "step_down", step_down)
+    with pytest.raises(Refused, match="another one is lost"):
+        unit.bring_up_to_date(timeout=2)
+    assert not unit.away
+
+
 def _unwell(unit):
     with unit.vantage.own() as client:
         members = client.admin.command("replSetGetStatus")["members"]

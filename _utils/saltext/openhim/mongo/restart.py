@@ -28,12 +28,20 @@ from saltext.openhim import certificates
 from saltext.openhim.errors import OpenHIMError, Refused, Unauthorized, Unreachable
 from saltext.openhim.mongo import change, status
 from saltext.openhim.mongo.config import KEYFILE_PATH
-from saltext.openhim.mongo.connection import MEMBER, MongoError, NotPrimary, Vantage
+from saltext.openhim.mongo.connection import (
+    MEMBER,
+    MongoError,
+    NotPrimary,
+    Observation,
+    Vantage,
+)
 
 #: Where the turn to restart is on record, in the set itself.
 LEASE_DATABASE, LEASE_COLLECTION = "saltext_openhim", "leases"
 #: Seconds after which the turn of a host that died with it is given to another.
 LEASE_SECONDS = 300
+#: Seconds that an election may take before a set without a primary counts as one that has none.
+ELECTION_SECONDS = 30
 
 
 @dataclass
@@ -179,9 +187,7 @@ def _restart(
 ) -> list[str]:
     deadline = time.monotonic() + timeout
     done = [f"restarted, because {'; '.join(wanted.reasons)}"]
-    own = change.observe_own(vantage)
-    if wanted.at_once or own.kind != MEMBER or not own.primary:
-        # Nobody depends on it: it is outside its set, or the set has no primary to lose.
+    if wanted.at_once or not _depended_upon(vantage, deadline):
         restart()
         return done
     try:
@@ -189,6 +195,8 @@ def _restart(
         if change.observe_own(vantage).is_primary and _electable(vantage):
             moved = change.step_down(vantage, seconds=60)
             done.insert(0, f"stepped down for {moved['after']}")
+            # That takes long enough for another member to be lost meanwhile.
+            _wait_for_turn(vantage, deadline)
         restart()
         _wait_until_back(vantage, deadline)
     finally:
@@ -196,6 +204,22 @@ def _restart(
         with suppress(OpenHIMError), vantage.primary() as client:
             _give_back(client, vantage)
     return done
+
+
+def _depended_upon(vantage: Vantage, deadline: float) -> bool:
+    """Whether it is in its set, and the set has a primary to lose.
+
+    In an election nobody knows a primary, and it is another member's restart that caused it more
+    often than not: whoever took that for a set without one would be the second to go down.
+    """
+    election = max(ELECTION_SECONDS, 3 * vantage.replica_set.election_timeout_ms / 1000)
+
+    def decided() -> Observation | None:
+        seen = change.observe_own(vantage)
+        return seen if seen.kind != MEMBER or seen.primary else None
+
+    seen = status.until(decided, min(election, max(0.0, deadline - time.monotonic())), poll=0.5)
+    return bool(seen and seen.kind == MEMBER)
 
 
 def _electable(vantage: Vantage) -> bool:

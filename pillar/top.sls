@@ -12,6 +12,7 @@ base:
     - secrets.backup
   'west-backup':                 # pulls copies, verifies, and removes what retention does not keep
     - secrets.backup_keeper
-  'master':                      # openhim:certificates:ca_server
+  'master':                      # openhim:certificates:ca_server; stores the start bundle
     - openhim.authority
     - secrets.authority
+    - secrets.start_bundle

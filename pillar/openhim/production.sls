@@ -119,6 +119,10 @@ openhim:
         copy_of: store
         pulled_by: west-backup
         pruned_by: west-backup
+    bundle:                      # all that a new Salt master is made of; opened by one key alone
+      secret: recovery_key
+      repositories:
+        store: {url: "rest:http://producer:{backup_store_producer}@10.20.0.40:8000/start-bundle/"}
     files: [/etc/mongod]
     retention: {last: 3, hourly: 24, daily: 7, weekly: 5, monthly: 12, yearly: 6, minimum_verified: 2}
     assertions:

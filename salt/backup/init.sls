@@ -1,16 +1,10 @@
 # restic, the repositories, the schedule and the beacon of a host that has a task in the backups.
 {%- set task = salt['openhim_backup.tasks']() %}
 include:
-  - openhim.checked
+  - backup.restic
 {%- if task.verifies %}
   - mongodb.install.{{ pillar['openhim']['mongodb']['install']['method'] }}   # a scratch mongod
 {%- endif %}
-
-restic is installed:
-  pkg.installed:
-    - name: restic
-    - require:
-      - openhim: the pillar is allowed
 
 {%- for name in task.repositories %}
 

@@ -10,5 +10,6 @@ the data is that of the restore point:
     - by: {{ request.declared_by | json }}
     - overwrite: true
     - since: {{ request.since | json }}
+    - to_time: {{ request.to_time | default(none) | json }}
     - require:
       - openhim: the pillar is allowed

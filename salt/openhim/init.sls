@@ -19,3 +19,6 @@ include:
 {%- if roles and pillar['openhim'].get('backup') and salt['openhim_backup.tasks']().schedule %}
   - backup
 {%- endif %}
+{%- if 'master' in roles and (pillar['openhim'].get('backup') or {}).get('bundle') %}
+  - backup.bundle
+{%- endif %}

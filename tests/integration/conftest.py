@@ -31,7 +31,7 @@ class Answer:
 
 
 class Site:
-    """A master and one minion, ``north-db1`` of the example pillar, and commands for both."""
+    """A master and one minion, a host of the example pillar, and commands for both."""
 
     def __init__(
         self,
@@ -42,8 +42,10 @@ class Site:
         events: Any,
         settings: Mapping[str, Any] | None = None,
         log_level: str = "debug",
+        host: str = HOST,
     ):
         self.kind = kind
+        self.host = host
         self.environment = environment
         self.root = root
         self.pillar = root / "pillar"
@@ -78,7 +80,7 @@ class Site:
             },
         )
         self.minion = self.master.salt_minion_daemon(
-            HOST,
+            host,
             defaults={
                 "enable_fqdns_grains": False,
                 "grains_cache": True,
@@ -88,7 +90,7 @@ class Site:
         )
 
     def salt(self, function: str, *arguments: Any, **named: Any) -> Answer:
-        """What ``salt north-db1 FUNCTION`` returns."""
+        """What ``salt HOST FUNCTION`` returns."""
         return self._ask("minion", function, arguments, named)
 
     def run(self, function: str, *arguments: Any, **named: Any) -> Answer:
@@ -108,7 +110,12 @@ class Site:
         program = Path(__file__).with_name("salt_client.py")
         with self.master.started(), self.minion.started():
             self.client = subprocess.Popen(
-                [self.environment / "bin" / "python", program, self.master.config_file, HOST],
+                [
+                    self.environment / "bin" / "python",
+                    program,
+                    self.master.config_file,
+                    self.host,
+                ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
@@ -154,11 +161,12 @@ def started(
     events: Any,
     settings: Mapping[str, Any] | None = None,
     log_level: str = "debug",
+    host: str = HOST,
 ) -> Iterator[Site]:
     """A site whose daemons run, and are gone afterwards; ``settings`` are the master's."""
     root = Path(tempfile.mkdtemp(prefix="salt-"))
     try:
-        site = Site(kind, environment, root, roots, events, settings, log_level)
+        site = Site(kind, environment, root, roots, events, settings, log_level, host)
         with site.running():
             yield site
     finally:

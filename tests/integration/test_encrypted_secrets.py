@@ -24,7 +24,7 @@ def root() -> Iterator[Path]:
     root = Path(tempfile.mkdtemp(prefix="gpg-"))
     (root / "etc" / "salt").mkdir(parents=True)
     blocks = re.findall(r"```bash\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     script = "set -euo pipefail\n" + "".join(blocks)
     script = script.replace("/etc/salt/", f"{root}/etc/salt/").replace("/srv/", f"{root}/srv/")
     keys = root / "etc" / "salt" / "gpgkeys"

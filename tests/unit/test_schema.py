@@ -30,6 +30,7 @@ SECRETS = {
     "backup_store_producer": "not-told-11",
     "backup_store_keeper": "not-told-12",
     "backup_copy": "not-told-13",
+    "recovery_key": "not-told-14",
 }
 
 DELETED = ...  # the same in every worker, for it is in the names of tests
@@ -85,9 +86,9 @@ BAD = [
      "durability, election_timeout_ms, install, replica_sets, tls, tls_ca_file, users, version, "
      "write_timeout_ms (did you mean 'durability'?)"),
     ({"backup:repositoris": {}},
-     "openhim:backup:repositoris: found an unknown key; allowed assertions, files, max_age_seconds, "
-     "max_unverified_seconds, recovery_secret, repositories, retention, schedule, taken_by, user, "
-     "verified_by (did you mean 'repositories'?)"),
+     "openhim:backup:repositoris: found an unknown key; allowed assertions, bundle, files, "
+     "max_age_seconds, max_unverified_seconds, recovery_secret, repositories, retention, schedule, "
+     "taken_by, user, verified_by (did you mean 'repositories'?)"),
     ({"mongodb:write_timeout_ms": 0},
      "openhim:mongodb:write_timeout_ms: found the number 0; allowed a whole number from 1"),
     # What YAML makes of things.
@@ -345,7 +346,9 @@ def test_a_host_needs_the_secrets_of_its_roles_only(openhim: dict[str, Any]) -> 
         "mongodb_keyfile", "mongodb_operator", "mongodb_openhim", "mongodb_backup", "tls_ca",
     }  # fmt: skip
     assert "mongodb_operator" not in needs.needed(openhim, "north-core")
-    assert set(needs.needed(openhim, "master")) == {"tls_ca", "tls_ca_key"}
+    assert set(needs.needed(openhim, "master")) == {
+        "tls_ca", "tls_ca_key", "recovery_key", "backup_store_producer",
+    }  # fmt: skip
     openhim["certificates"] = {"method": "pillar"}
     assert {"tls_certificate", "tls_key"} <= set(needs.needed(openhim, "north-db1"))
 
@@ -356,6 +359,28 @@ def test_who_takes_restore_points_holds_nothing_that_removes_them(openhim: dict[
     openhim["backup"]["repositories"]["store"]["pruned_by"] = "south-db1"
     (said,) = [one for one in schema.check({"openhim": openhim}) if "pruned_by" in one]
     assert "found 'south-db1', which takes the backups; allowed another host" in said
+
+
+def test_the_recovery_key_is_where_the_start_bundle_is_stored_and_nowhere_else(
+    openhim: dict[str, Any],
+) -> None:
+    """Whoever has it has everything."""
+    having = [h for h in openhim["hosts"] if "recovery_key" in needs.needed(openhim, h)]
+    assert having == ["master"]
+
+
+def test_the_start_bundle_needs_a_repository_of_its_own_and_a_host_that_stores_it(
+    openhim: dict[str, Any],
+) -> None:
+    """Another repository is opened by others than the recovery key."""
+    bundle, store = openhim["backup"]["bundle"], openhim["backup"]["repositories"]["store"]
+    bundle["repositories"]["store"]["url"] = store["url"]
+    (said,) = schema.check({"openhim": openhim})
+    assert said.startswith("openhim:backup:bundle:repositories:store:url: found the URL of")
+    bundle["repositories"]["store"]["url"] = "/elsewhere"
+    openhim["hosts"]["master"]["roles"] = ["backup"]
+    (said,) = schema.check({"openhim": openhim})
+    assert "openhim:backup:bundle: found no host with the role master" in said
 
 
 def test_secrets_of_routes_and_mediators_are_needed(openhim: dict[str, Any]) -> None:

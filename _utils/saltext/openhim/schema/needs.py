@@ -45,9 +45,12 @@ def needed(declared: Mapping[str, Any], host_id: str) -> dict[str, str]:
 def by_file(declared: Mapping[str, Any], host_id: str) -> dict[str, dict[str, str]]:
     """The same without certificates, by the pillar file that holds them in the example."""
     roles = declared["hosts"][host_id].get("roles", ())
-    takes = declared.get("backup", {}).get("taken_by") == host_id
+    backup = declared.get("backup", {})
+    takes = host_id in (backup.get("taken_by"), backup.get("oplog", {}).get("archived_by"))
     # Who takes restore points must not hold what removes them.
     found = {"backup" if takes else "backup_keeper": _of_backup(declared, host_id)}
+    if "master" in roles:
+        found["start_bundle"] = _of_start_bundle(declared)
     if "mongodb" in roles:
         found["mongodb"] = _of_mongodb(declared)
     if "core" in roles:
@@ -152,10 +155,36 @@ def _of_backup(declared: Mapping[str, Any], host_id: str) -> dict[str, str]:
             secrets += [*entry.get("prune_environment", {}).values()]
             secrets += in_url(entry.get("prune_url", entry.get("url", "")))
         found |= {secret: f"openhim:backup:repositories:{name}" for secret in secrets if secret}
+    oplog = backup.get("oplog", {})
+    archives = oplog.get("archived_by") == host_id
+    found |= _of_slices(oplog.get("repository", {}), host_id, archives or takes)
     user = declared.get("mongodb", {}).get("users", {}).get(backup.get("user"), {})
-    if takes and user.get("secret"):
+    if (takes or archives) and user.get("secret"):
         found[user["secret"]] = "openhim:backup:user"
     return found
+
+
+def _of_start_bundle(declared: Mapping[str, Any]) -> dict[str, str]:
+    """The recovery key, and the credentials of the stores that keep the start bundle."""
+    bundle = declared.get("backup", {}).get("bundle", {})
+    found = {bundle["secret"]: "openhim:backup:bundle"} if bundle.get("secret") else {}
+    for name, entry in bundle.get("repositories", {}).items():
+        path = f"openhim:backup:bundle:repositories:{name}"
+        secrets = [*entry.get("environment", {}).values(), *in_url(entry.get("url", ""))]
+        found |= dict.fromkeys(secrets, path)
+    return found
+
+
+def _of_slices(entry: Mapping[str, Any], host_id: str, used: bool) -> dict[str, str]:
+    """Who takes restore points restores them too, and reads the slices for that."""
+    prunes = entry.get("pruned_by") == host_id
+    secrets = [entry.get("secret")] if used or prunes else []
+    if used:
+        secrets += [*entry.get("environment", {}).values(), *in_url(entry.get("url", ""))]
+    if prunes:
+        secrets += [*entry.get("prune_environment", {}).values()]
+        secrets += in_url(entry.get("prune_url", entry.get("url", "")))
+    return {secret: "openhim:backup:oplog:repository" for secret in secrets if secret}
 
 
 def in_url(url: str) -> list[str]:

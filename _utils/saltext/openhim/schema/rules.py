@@ -328,6 +328,51 @@ def _backup(declared: Declared) -> Iterator[str]:
             yield _unknown(f"{path}:{key}", entry[key], hosts)
     if users is not None and "user" in backup and backup["user"] not in users:
         yield _unknown("openhim:backup:user", backup["user"], users)
+    if "oplog" in backup:
+        yield from _oplog(backup, hosts)
+    if hosts is not None and "bundle" in backup:
+        yield from _start_bundle(backup, hosts)
+
+
+def _start_bundle(backup: Declared, hosts: Declared) -> Iterator[str]:
+    """Somebody stores it, and nobody else's key opens its repositories."""
+    if not any("master" in host.get("roles", ()) for host in hosts.values()):
+        yield problem(
+            "openhim:backup:bundle", "no host with the role master", "one that stores the bundle"
+        )
+    others = {entry.get("url"): name for name, entry in backup.get("repositories", {}).items()}
+    for name, entry in backup["bundle"].get("repositories", {}).items():
+        if entry.get("url") in others:
+            yield problem(
+                f"openhim:backup:bundle:repositories:{name}:url",
+                f"the URL of openhim:backup:repositories:{others[entry['url']]}",
+                "a repository of its own, which the recovery key alone opens",
+            )
+
+
+def _oplog(backup: Declared, hosts: Declared | None) -> Iterator[str]:
+    """Who archives is declared and cannot remove; the slices have a repository of their own."""
+    path, entry = "openhim:backup:oplog", backup["oplog"]
+    archive = entry.get("repository", {})
+    for place, key, found in (
+        (path, "archived_by", entry),
+        (f"{path}:repository", "pruned_by", archive),
+    ):
+        if hosts is not None and key in found and found[key] not in hosts:
+            yield _unknown(f"{place}:{key}", found[key], hosts)
+    if archive.get("pruned_by") in {entry.get("archived_by"), backup.get("taken_by")} - {None}:
+        yield problem(
+            f"{path}:repository:pruned_by",
+            f"{archive['pruned_by']!r}, which archives or takes the backups",
+            "another host: who takes the place of production must not be able to delete them",
+        )
+    for name, other in backup.get("repositories", {}).items():
+        if other.get("url") and other["url"] == archive.get("url"):
+            yield problem(
+                f"{path}:repository:url",
+                f"the URL of openhim:backup:repositories:{name}",
+                "a repository of its own: a slice a minute would slow that one down",
+            )
 
 
 def _copy(

@@ -505,6 +505,54 @@ REPOSITORY = Tree(
     }
 )
 
+START_BUNDLE = Tree(
+    {
+        "secret": Key(
+            SECRET_NAME,
+            "The recovery key: the one password of these repositories. Keep it elsewhere as well.",
+            required=True,
+        ),
+        "repositories": Key(
+            MapOf(
+                Tree({key: REPOSITORY.keys[key] for key in ("url", "environment")}),
+                NAME,
+                at_least=1,
+            ),
+            "By name; two or more, at different sites or providers. No other repository's.",
+            required=True,
+        ),
+        "paths": Key(
+            ListOf(PATH),
+            "What the master needs beside what its configuration names.",
+            default="[]",
+        ),
+        "max_age_seconds": Key(
+            Number(60), "A highstate stores another one when the newest is older.", default="86400"
+        ),
+    }
+)
+
+OPLOG = Tree(
+    {
+        "archived_by": Key(
+            MINION_ID, "The host that archives; best at a distant site.", required=True
+        ),
+        "repository": Key(
+            Tree({k: v for k, v in REPOSITORY.keys.items() if k not in ("copy_of", "pulled_by")}),
+            "Where the slices are: a repository of its own, for they are many.",
+            required=True,
+        ),
+        "interval_seconds": Key(
+            Number(1), "A slice is committed after so many seconds; a loss costs that.", default="60"
+        ),
+        "max_behind_seconds": Key(
+            Number(1),
+            "It fails when what it archived last is older than this.",
+            default="twice the interval and 60",
+        ),
+    }
+)
+
 BACKUP = Tree(
     {
         "taken_by": Key(
@@ -521,6 +569,11 @@ BACKUP = Tree(
         "recovery_secret": Key(
             SECRET_NAME,
             "The recovery key that opens every repository; kept elsewhere once it was added.",
+        ),
+        "bundle": Key(
+            START_BUNDLE,
+            "The start bundle: all that a new Salt master is made of, stored by the hosts with the "
+            "role `master`.",
         ),
         "files": Key(
             ListOf(PATH),
@@ -549,6 +602,9 @@ BACKUP = Tree(
                 }
             ),
             "Which restore points are kept; all when left out.",
+        ),
+        "oplog": Key(
+            OPLOG, "The oplog archive, from which every time between restore points is restored."
         ),
         "verified_by": Key(MINION_ID, "The host that restores them to verify them."),
         "assertions": Key(

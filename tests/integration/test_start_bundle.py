@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -99,6 +100,13 @@ def restic(store: Path, password: str, *command: str) -> bool:
     return done.returncode == 0
 
 
+#: In the place of systemd: a process group of its own, which can be ended as a whole.
+START_MASTER = """#!/bin/sh
+setsid salt-master --config-dir {} </dev/null >/dev/null 2>&1 &
+echo $! > {}
+"""
+
+
 def test_on_an_empty_machine_one_command_brings_the_master_back(
     site: Site, store: Path, tmp_path: Path
 ) -> None:
@@ -108,12 +116,15 @@ def test_on_an_empty_machine_one_command_brings_the_master_back(
     site.master.terminate()
     lose(site, tmp_path / "away")
     environment = {
+        **os.environ,
         "PATH": f"{site.environment / 'bin'}:{os.environ['PATH']}",
         "HOME": str(tmp_path),
         "RESTIC_REPOSITORY": str(store),
         "RESTIC_PASSWORD_FILE": str(tmp_path / "recovery.key"),
-        "START_MASTER": f"salt-master --daemon --config-dir {configuration}",
+        "START_MASTER": str(tmp_path / "start-master"),
     }
+    (tmp_path / "start-master").write_text(START_MASTER.format(configuration, tmp_path / "pid"))
+    (tmp_path / "start-master").chmod(0o700)
     command = f"restic dump latest {configuration}/openhim-start.sh | sh"
     try:
         done = subprocess.run(
@@ -128,9 +139,8 @@ def test_on_an_empty_machine_one_command_brings_the_master_back(
         assert "has a Salt master already" in again.stderr
         assert answers(site), "its minion does not answer the master that came back"
     finally:
-        pidfile = Path(site.master.config["pidfile"])
-        if pidfile.exists():
-            subprocess.run(["pkill", "-TERM", "-g", pidfile.read_text().strip()], check=False)
+        if (tmp_path / "pid").exists():
+            os.killpg(int((tmp_path / "pid").read_text()), signal.SIGKILL)
 
 
 def lose(site: Site, away: Path) -> None:
@@ -152,7 +162,7 @@ def answers(site: Site) -> bool:
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         done = subprocess.run(
-            command, env={"PATH": path}, capture_output=True, text=True, check=False
+            command, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False
         )
         if "true" in done.stdout:
             return True

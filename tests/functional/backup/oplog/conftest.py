@@ -35,9 +35,8 @@ def connect(cluster, **options):
             password="".join(living[0].keyfile.split()),
             authSource="local",
             readPreference="secondaryPreferred",
-            serverSelectionTimeoutMS=5000,
             socketTimeoutMS=10000,
-            **options,
+            **{"serverSelectionTimeoutMS": 5000, **options},
         )
         try:
             yield client

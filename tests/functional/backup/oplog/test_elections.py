@@ -9,8 +9,11 @@ import pytest
 from pymongo import MongoClient, WriteConcern
 from pymongo.errors import PyMongoError
 from saltext.openhim.backup.oplog import chain, slices
+from saltext.openhim.backup.oplog.archiver import _Elsewhere
 from saltext.openhim.backup.oplog.chain import TimeNotReachable
 from saltext.openhim.backup.oplog.replay import read_segment
+from saltext.openhim.backup.oplog.store import LocalSlices
+from saltext.openhim.errors import OpenHIMError
 
 from tests.functional.backup.oplog.conftest import (
     SET,
@@ -23,7 +26,9 @@ from tests.functional.backup.oplog.conftest import (
     write,
 )
 from tests.functional.conftest import eventually
+from tests.unit.backup.oplog.made import slice_of
 
+ARCHIVER = "saltext.openhim.backup.oplog.archiver"
 THREE = {
     "north-db1": {"site": "north", "priority": 10},
     "north-db2": {"site": "north", "priority": 9},
@@ -126,6 +131,43 @@ def test_after_a_forced_failover_the_survivors_history_is_followed_from_the_fork
         left = chain.abandoned(store.headers(), SET, line)
         assert _inserted(store, left) == [f"lost {number}" for number in range(5)]
         assert_same_as_the_oplog(store, survivor)
+
+
+def test_what_only_an_absent_member_has_is_waited_for_and_no_gap(three, store, monkeypatch):
+    """Mocked: who has the entry. To let the oplogs of two members roll over takes minutes."""
+    primary = three.primary()
+    holder = next(mongod.name for host, mongod in three.members.items() if host != primary)
+    absent = next(mongod for mongod in three.members.values() if mongod.name == holder)
+    monkeypatch.setattr(
+        f"{ARCHIVER}._has", lambda oplog, _: getattr(oplog.read_preference, "member", 0) == holder
+    )
+    header, data = slice_of(1, 3)  # long before the oplog begins
+    lost = LocalSlices(store.folder.with_name("lost"))
+    lost.folder.mkdir()
+    for each in (store, lost):
+        each.put(header, [data])
+    absent.kill()
+    impatient = connect(three, serverSelectionTimeoutMS=1500)
+    one = archiver_of(three, store)
+    one._connect = impatient
+    with pytest.raises(OpenHIMError, match=f"not every member could be asked .*{holder} does not"):
+        one.catch_up()
+    assert store.headers() == [header]
+    with monkeypatch.context() as patched:  # lost for good, it does not end the archive
+        patched.setattr(f"{ARCHIVER}._PATIENCE", 0)
+        other = archiver_of(three, lost)
+        other._connect = impatient
+        other.catch_up()
+    (gap,) = [each for each in lost.headers() if each.kind == slices.GAP]
+    assert f"not asked, for they do not answer: {holder}" in gap.reason
+
+    absent.start().wait()
+    with connect(three)() as client, pytest.raises(_Elsewhere) as found:
+        eventually(lambda: client.secondaries and len(client.secondaries) == 2, what="its return")
+        one._ask_members(client, header.last)
+    with connect(three)() as client:
+        there = found.value.preference
+        assert client.admin.command("hello", read_preference=there)["me"] == holder
 
 
 def _only(members):

@@ -20,10 +20,12 @@ from typing import Any
 
 from bson import Timestamp
 from bson.codec_options import CodecOptions
-from pymongo import CursorType, MongoClient, ReadPreference
+from pymongo import CursorType, MongoClient
 from pymongo.collection import Collection
 from pymongo.errors import PyMongoError
 from pymongo.read_concern import ReadConcern
+from pymongo.read_preferences import Nearest
+from pymongo.server_selectors import Selection
 from saltext.openhim.backup.oplog import chain, slices
 from saltext.openhim.backup.oplog.entry import Entry
 from saltext.openhim.backup.oplog.slices import (
@@ -49,6 +51,9 @@ _AWAIT_MS = 500
 #: New entries are asked for at most this often; more often is load without a use.
 _PAUSE = 0.2
 _SMALL = 100
+#: Seconds for which a member that does not answer may have what is missing elsewhere. One that is
+#: lost for good must not end the archive.
+_PATIENCE = 600.0
 _BACKOFF = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0)
 _FORWARD = [("$natural", 1)]
 _BACKWARD = [("$natural", -1)]
@@ -95,11 +100,26 @@ class _Diverged(Exception):
     """The oplog reaches further back than the entry from which to go on, and does not have it."""
 
 
+class _Member(Nearest):
+    """A read preference: one member, ``host:port``, and no other."""
+
+    def __init__(self, member: str):
+        super().__init__()
+        host, _, port = member.rpartition(":")
+        self.member = member
+        self._address = (host.strip("[]").lower(), int(port))
+
+    def __call__(self, selection: Selection) -> Selection:
+        """What the driver may choose from."""
+        found = [each for each in selection.server_descriptions if each.address == self._address]
+        return selection.with_server_descriptions(found)
+
+
 class _Elsewhere(Exception):
     """Another member still has the entry from which to go on."""
 
-    def __init__(self, preference: Any):
-        super().__init__(str(preference))
+    def __init__(self, preference: _Member):
+        super().__init__(preference.member)
         self.preference = preference
 
 
@@ -154,6 +174,7 @@ class Archiver:
         self._timeline = Timeline(epoch, 0)
         self._known: Sequence[Header] = ()
         self._collected = Collector(Position(0, 0))
+        self._unasked_since: float | None = None
         self._clock: _Clock | None = None
         self._last_wall: datetime | None = None
 
@@ -412,18 +433,41 @@ class Archiver:
         oldest = oplog.find_one({}, sort=_FORWARD)
         if oldest is not None and Position.of(oldest).ts <= position.ts:
             raise _Diverged
-        for preference in (ReadPreference.PRIMARY, ReadPreference.SECONDARY):
-            with contextlib.suppress(PyMongoError):
-                if _has(_oplog(client, preference), position):
-                    raise _Elsewhere(preference)
+        unasked = self._ask_members(client, position)
         self._record_gap(
             position,
             first,
             Entry(entry).wall,
             "the oplog rolled over before it was archived; make it larger, or find out why the "
-            "archive stood still",
+            "archive stood still"
+            + (f" (not asked, for they do not answer: {', '.join(unasked)})" if unasked else ""),
         )
         self._collected = Collector(first)
+
+    def _ask_members(self, client: MongoClient[Any], position: Position) -> list[str]:
+        """Raises when a member has the entry, or may have it and cannot be asked just now.
+
+        Returns those that could not be asked for so long that they count as lost.
+        """
+        hello = client.admin.command("hello")
+        silent: dict[str, str] = {}
+        for name in [*hello.get("hosts", ()), *hello.get("passives", ())]:
+            member = _Member(name)
+            try:
+                with explained(name):
+                    if _answers_itself(client, member) and _has(_oplog(client, member), position):
+                        raise _Elsewhere(member)
+            except OpenHIMError as error:
+                silent[name] = str(error)
+        since = self._unasked_since or time.monotonic()
+        self._unasked_since = since if silent else None
+        if silent and time.monotonic() - since < _PATIENCE:
+            raise OpenHIMError(
+                f"the oplog has rolled over, and not every member could be asked if it still has "
+                f"{position.words}: {'; '.join(silent.values())}"
+            )
+        self._unasked_since = None
+        return sorted(silent)
 
     def _record_gap(self, since: Position, until: Position, wall: datetime, why: str) -> None:
         record = slices.gap(self._stack, self._set, self._timeline, since, until, wall, why)
@@ -445,6 +489,14 @@ def _oplog(client: MongoClient[Any], preference: Any = None) -> Collection[Any]:
 def _has(oplog: Collection[Any], position: Position) -> bool:
     found = oplog.find_one({"ts": position.ts}, {"ts": 1, "t": 1})
     return found is not None and Position.of(found) == position
+
+
+def _answers_itself(client: MongoClient[Any], member: _Member) -> bool:
+    """True; raises where another member answers, as it does on a connection to that one alone."""
+    me = client.admin.command("hello", read_preference=member).get("me")
+    if me != member.member:
+        raise OpenHIMError(f"{member.member} can't be asked: this connection is to {me} alone")
+    return True
 
 
 def _newest(oplog: Collection[Any]) -> Any:

@@ -288,6 +288,69 @@ def read_documents(data):
     return found
 
 
+@pytest.mark.parametrize("before_the_list", [True, False])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda db, session: db.later.insert_one({}, session=session),
+        lambda db, session: db.users.create_index("name", session=session),
+        lambda db, session: db.drop_collection("users", session=session),
+        lambda db, session: db.users.rename("later", session=session),
+        lambda db, session: db.command(
+            "create", "later", viewOn="users", pipeline=[], session=session
+        ),
+    ],
+    ids=["made", "an index", "dropped", "renamed", "a view"],
+)
+def test_what_changes_while_the_collections_are_listed_shows_as_the_moment_has_it(
+    client, monkeypatch, change, before_the_list
+):
+    db = client.openhim
+    db.users.insert_one({"_id": 1})
+    db.command("create", "empty")
+    unchanged = shape(dumped(client)[0].namespaces)
+    listing, seen = dump._list, []
+
+    def meanwhile():
+        if not seen:
+            with client.start_session() as session:
+                change(db, session)
+                seen.append(session.operation_time)
+
+    def listed(*arguments):
+        if before_the_list:
+            meanwhile()
+        found = listing(*arguments)
+        meanwhile()
+        return found
+
+    monkeypatch.setattr(dump, "_list", listed)
+    done, _ = dumped(client)
+    changed = shape(dumped(client)[0].namespaces)
+    assert changed != unchanged
+    assert shape(done.namespaces) == (changed if done.at >= seen[0] else unchanged)
+
+
+def shape(namespaces):
+    return {each.collection: (each.count, len(each.indexes)) for each in namespaces}
+
+
+def test_a_moment_before_a_collection_was_dropped_is_refused(client):
+    client.openhim.users.insert_one({"_id": 1})
+    first, _ = dumped(client)
+    client.openhim.users.drop()
+    with pytest.raises(dump.Changed, match=r"openhim\.users was dropped.*take it again"):
+        dumped(client, at=first.at)
+
+
+def test_a_database_that_must_be_there_and_is_not_is_refused(client):
+    client.openhim.users.insert_one({"_id": 1})
+    with pytest.raises(Refused, match=r"no collection in openhim_audit,.*dropped, or has it"):
+        dumped(client, "openhim", "openhim_audit", required=True)
+    client.openhim_audit.audits.insert_one({"_id": 1})
+    assert dumped(client, "openhim", "openhim_audit", required=True)[0].count == 2
+
+
 def test_a_moment_that_has_not_come_is_refused(client):
     client.openhim.users.insert_one({"_id": 1})
     with pytest.raises(Refused, match=r"can't read at 2100.*greater than the current clusterTime"):

@@ -204,6 +204,13 @@ def test_an_assertion_that_does_not_hold_is_bad_and_one_of_nothing_too(shelf, ne
     assert _record(near, shelf.good).ok is False
 
 
+def test_databases_that_are_not_there_are_no_backup(shelf, near, client):
+    client.openhim.channels.insert_one({})
+    with pytest.raises(Refused, match="no collection in openhim_audit, so there is nothing"):
+        work.take(_backups(near, "north-db1"), by="a test", why="to be verified")
+    assert len(points.listing(_backups(near).repository("near"), "test").points) == 2
+
+
 def _largest_pack(pillar):
     folder = Path(pillar["openhim"]["backup"]["repositories"]["near"]["url"]) / "data"
     return max((f for f in folder.rglob("*") if f.is_file()), key=lambda f: f.stat().st_size)

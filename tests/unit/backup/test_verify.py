@@ -4,14 +4,16 @@ import re
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from saltext.openhim.backup import manifest as manifests
 from saltext.openhim.backup import scratch, verify
-from saltext.openhim.backup.manifest import Manifest, Namespace
+from saltext.openhim.backup.manifest import Manifest, Namespace, ReplicaSet
 from saltext.openhim.backup.points import RestorePoint
+from saltext.openhim.backup.repository import Damaged
 from saltext.openhim.backup.verification import Verification
 from saltext.openhim.errors import Refused
 
@@ -181,6 +183,43 @@ def test_an_assertion_is_asked_at_the_restore_points_time(count, age, words):
     told = verify.asserted(ASSERTION, count, newest, NOW)
     assert len(told) == len(words)
     assert all(word in one for word, one in zip(words, told, strict=True))
+
+
+class _Unread:
+    """A repository of which nothing can be read: here only what is asked of it counts."""
+
+    location = "nowhere"
+
+    def __init__(self):
+        self.asked = []
+
+    def read(self, *asked):
+        self.asked.append(asked)
+        raise Damaged("it cannot be read")
+
+
+def _looking(repository, *sets, databases=(), folder=None):
+    """A verification of a restore point whose sets have a database each, of so many bytes."""
+    manifest = Manifest("test", "", 0, (), (), (), "", "", "", "", "", 0)
+    found = tuple(
+        ReplicaSet(db, None, "6.0.5", None, db, (replace(NAMESPACE, db=db, bytes=size),))
+        for db, size in sets
+    )
+    point = RestorePoint(replace(manifest, replica_sets=found), "", "", ())
+    backups = SimpleNamespace(databases=lambda: {"a set": list(databases)}, entry={})
+    return verify._Looking(backups, repository, point, None, folder, "/bin/mongod", None)
+
+
+def test_a_declared_database_that_is_not_in_a_restore_point_makes_it_bad():
+    looking = _looking(_Unread(), databases=["openhim", "openhim_audit"])
+    looking.all()
+    assert [reason[:58] for reason in looking.found.reasons[1:]] == [
+        "the restore point holds no collections of openhim, which o",
+        "the restore point holds no collections of openhim_audit, w",
+    ]
+    whole = _looking(_Unread(), ("openhim", 1), databases=["openhim"])
+    whole._declared_databases()
+    assert whole.found.reasons == []
 
 
 def test_too_little_room_is_told_with_what_is_needed_and_what_there_is():

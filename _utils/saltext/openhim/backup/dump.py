@@ -56,6 +56,8 @@ READERS = 2
 #: A capped collection up to this size is read again when its end was overwritten meanwhile.
 _CAPPED_RETRY_BYTES = 32 << 20
 _CAPPED_RETRIES = 3
+#: Moments that are tried until one finds the collections as they are listed.
+_MOMENTS = 5
 
 _NAMESPACE_NOT_FOUND = 26
 _INVALID_OPTIONS = 72
@@ -167,6 +169,7 @@ def dump(
     *,
     at: Timestamp | None = None,
     selection: Sequence[str] | None = None,
+    required: bool = False,
     readers: int = READERS,
     progress: Callable[[Progress], None] | None = None,
 ) -> Dumped:
@@ -174,20 +177,20 @@ def dump(
 
     client: connected directly to one member of a replica set (``directConnection=True``), best a
     secondary. at: the cluster time; the newest one that the majority has when left out. selection:
-    patterns such as ``openhim.channels`` or ``openhim.*``; all when left out. readers: collections
-    that are read at the same time.
+    patterns such as ``openhim.channels`` or ``openhim.*``; all when left out. required: each of the
+    databases must have something to be dumped. readers: collections that are read at the same time.
 
     When this raises, what is in ``out`` is no archive.
 
-    Raises Refused (not a replica set, or not one member), Changed (take it again), SnapshotTooOld,
-    and the connection's errors.
+    Raises Refused (not a replica set, not one member, or nothing where something is required),
+    Changed (take it again), SnapshotTooOld, and the connection's errors.
     """
     with _explained(client, at):
         server = _Server(client)
-        plans = _list(server, databases, selection)
-        at = at or server.majority_time()
+        at, plans, left_out = _planned(server, databases, selection, at)
+        if required:
+            _refuse_missing(databases, plans, addresses(client))
     with _explained(client, at):
-        plans, left_out = _readable(server, plans, at)
         header = archive.Header(server.version, f"{TOOL} {archive.FORMAT}")
         writer = archive.Writer(out, header, [plan.entry() for plan in plans])
         namespaces = _read(server, plans, at, readers, progress, writer)
@@ -263,6 +266,74 @@ def selected(selection: Sequence[str] | None, namespace: str) -> bool:
     return selection is None or any(fnmatch.fnmatchcase(namespace, each) for each in selection)
 
 
+def _planned(
+    server: _Server,
+    databases: Sequence[str],
+    selection: Sequence[str] | None,
+    at: Timestamp | None,
+) -> tuple[Timestamp, list[_Plan], list[str]]:
+    """The moment of a dump, what is to be read at it, and the names of what was made after it.
+
+    Nobody can list collections as they were at a moment. So they are listed after it, and the oplog
+    is asked whether they were the same ones then; where they were not, a later moment is tried.
+    """
+    for attempt in range(_MOMENTS):
+        moment = at or server.majority_time()
+        try:
+            plans = _list(server, databases, selection)
+            _refuse_changed(server, databases, selection, moment)
+            return (moment, *_readable(server, plans, moment))
+        except Changed:
+            if at or attempt + 1 == _MOMENTS:
+                raise
+    raise AssertionError("unreachable")
+
+
+def _refuse_changed(
+    server: _Server, databases: Sequence[str], selection: Sequence[str] | None, at: Timestamp
+) -> None:
+    """Raises Changed when a collection, or its indexes, became another one after ``at``.
+
+    What is wholly new does no harm: it was not there at that moment.
+    """
+    oplog = server.database("local")["oplog.rs"]
+    query = {
+        "ts": {"$gt": at},
+        "$or": [
+            {"op": "c", "ns": {"$in": [f"{db}.$cmd" for db in databases]}},
+            {"ns": {"$in": [f"{db}.system.views" for db in databases]}},
+        ],
+    }
+    made = set()
+    for entry in oplog.find(query, {"op": 1, "ns": 1, "o": 1, "ui": 1}):
+        what, name = next(iter(entry["o"].items()))
+        if entry["op"] != "c":
+            raise _changed(entry["ns"], at, None)
+        if what == "create":
+            made.add(entry.get("ui"))
+        elif entry.get("ui") not in made or entry["o"].get("dropTarget"):
+            namespace = _named(entry["ns"].removesuffix(".$cmd"), what, name)
+            if selection is None or what == "dropDatabase" or selected(selection, namespace):
+                raise _changed(namespace, at, None)
+
+
+def _named(db: str, what: str, name: Any) -> str:
+    """``database.collection`` of an entry of the oplog about a collection; or the database."""
+    if what == "dropDatabase":
+        return db
+    return str(name) if what == "renameCollection" else f"{db}.{name}"
+
+
+def _refuse_missing(databases: Sequence[str], plans: Sequence[_Plan], where: str) -> None:
+    """Raises Refused for a database with nothing in it: an empty backup of it would look fine."""
+    if missing := sorted(set(databases) - {plan.db for plan in plans}):
+        raise Refused(
+            f"{where} has no collection in {', '.join(missing)}, so there is nothing of it to be "
+            "dumped. Expected are OpenHIM's databases: was it dropped, or has it another name than "
+            "openhim:mongodb:databases says?"
+        )
+
+
 def _list(
     server: _Server, databases: Sequence[str], selection: Sequence[str] | None
 ) -> list[_Plan]:
@@ -321,7 +392,7 @@ def _is_there(server: _Server, plan: _Plan, at: Timestamp) -> bool:
         if error.code == _SNAPSHOT_UNAVAILABLE and _made_after(server, plan, at):
             return False
         if error.code in _CHANGED:
-            raise _changed(plan, at, error) from None
+            raise _changed(plan.namespace, at, error) from None
         raise
     return True
 
@@ -366,7 +437,7 @@ class _Source:
             # A collection that has gone reads as empty: only one that is still the same was read.
             name = _data_collection(self._server, self._plan)
             if self._server.uuids(self._plan.db, name) != self._plan.uuid:
-                raise _changed(self._plan, self._at, None)
+                raise _changed(self._plan.namespace, self._at, None)
 
     def _find(self) -> Iterator[list[memoryview]]:
         find = _find(self._server, self._plan, self._at)
@@ -455,11 +526,11 @@ def _namespace(plan: _Plan, digest: Digest) -> Namespace:
     )
 
 
-def _changed(plan: _Plan, at: Timestamp | None, error: OperationFailure | None) -> Changed:
+def _changed(name: str, at: Timestamp | None, error: OperationFailure | None) -> Changed:
     why = f" ({(error.details or {}).get('errmsg', error)})" if error else ""
     moment = f"as it was at {_words(at)}" if at else "whole"
     return Changed(
-        f"{plan.namespace} was dropped, renamed, made anew, or got other indexes while it was "
+        f"{name} was dropped, renamed, made anew, or got other indexes while it was "
         f"being dumped, so it can't be read {moment}{why}. Nothing of this dump is to be used; "
         "take it again."
     )
@@ -503,7 +574,7 @@ def _explained(
                     "somebody killed the session. Take the dump again."
                 ) from None
             if plan and (error.code in _CHANGED or _lost_collection(error)):
-                raise _changed(plan, at, error) from None
+                raise _changed(plan.namespace, at, error) from None
             raise
 
 

@@ -291,6 +291,7 @@ class _Looking:
         """Looks at everything; what is bad is in the findings, what is no verdict is raised."""
         steps: list[Callable[[], None]] = [
             self._manifest_itself,
+            self._declared_databases,
             *(partial(self._replica_set, one) for one in self.manifest.replica_sets),
             self._other_parts,
             self._unasked_assertions,
@@ -325,6 +326,16 @@ class _Looking:
         there = manifests.from_json(data, stack=self.point.stack, where=where)
         if there.sha256() != self.point.manifest_sha256:
             raise _Bad(f"{where} is another one than it was when it was first read here")
+
+    def _declared_databases(self) -> None:
+        """Nothing compares as equal with nothing: a database that is not there must be told."""
+        there = {namespace.db for one in self.manifest.replica_sets for namespace in one.namespaces}
+        names = {name for names in self.backups.databases().values() for name in names}
+        self.found.reasons += [
+            f"the restore point holds no collections of {name}, which openhim:mongodb:databases "
+            "declares"
+            for name in sorted(names - there)
+        ]
 
     def _replica_set(self, one: ReplicaSet) -> None:
         wanted = [n for n in one.namespaces if self._looked_at(n)]

@@ -102,7 +102,7 @@ def _store(
     with backups.source(set_name, max_age) as client:
 
         def produce(out: BinaryIO) -> dump.Dumped:
-            return dump.dump(client, databases, out, progress=progress)
+            return dump.dump(client, databases, out, required=True, progress=progress)
 
         taking.store_dump(set_name, produce)
 

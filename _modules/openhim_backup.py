@@ -153,7 +153,7 @@ def repository_exists(repository=None):
 
 
 @_converted
-def take(why="", by="", repository=None, old_data=False):
+def take(why="", by="", repository=None, old_data=False, wait=0):
     """
     Take a restore point of OpenHIM's databases, at one cluster time each, and of the declared
     files.
@@ -171,6 +171,9 @@ def take(why="", by="", repository=None, old_data=False):
         Whether the data may be older than ``max_age_seconds``: what a set still has that lost its
         majority. Otherwise that is refused, for it would be taken for a backup of now.
 
+    wait
+        Seconds to wait for another task of backups on this host, before this one is refused.
+
     CLI Example:
 
     .. code-block:: bash
@@ -179,7 +182,8 @@ def take(why="", by="", repository=None, old_data=False):
     """
     backups = _backups()
     name = repository or (backups.first[0] if len(backups.first) == 1 else None)
-    point = work.take(backups, by or "Salt", why or "asked for", name, _tell("take"), old_data)
+    with work.patience(wait):
+        point = work.take(backups, by or "Salt", why or "asked for", name, _tell("take"), old_data)
     return _shown(point, name)
 
 
@@ -236,12 +240,15 @@ def clean(repository=None, confirm=False):
 
 
 @_converted
-def copy(repository):
+def copy(repository, wait=0):
     """
     Pull the restore points that a copy does not have yet; returns them.
 
     repository
         The copy's name in the pillar.
+
+    wait
+        Seconds to wait for another task of backups on this host, before this one is refused.
 
     CLI Example:
 
@@ -249,14 +256,15 @@ def copy(repository):
 
         salt 'west-backup' openhim_backup.copy far
     """
-    return [_shown(point, repository) for point in work.copy(_backups(), repository)]
+    with work.patience(wait):
+        return [_shown(point, repository) for point in work.copy(_backups(), repository)]
 
 
 @_converted
-def prune(repository, confirm=False):
+def prune(repository, confirm=False, wait=0):
     """
     Remove the restore points that ``openhim:backup:retention`` does not keep; only tell which,
-    unless confirmed.
+    unless confirmed. A lock in the way whose process is gone is removed, as by ``unlock``.
 
     repository
         Its name in the pillar.
@@ -264,19 +272,44 @@ def prune(repository, confirm=False):
     confirm
         Whether to remove them.
 
+    wait
+        Seconds to wait for another task of backups on this host, before this one is refused.
+
     CLI Example:
 
     .. code-block:: bash
 
         salt 'west-backup' openhim_backup.prune far confirm=True
     """
-    done = work.prune(_backups(), repository, confirm)
+    with work.patience(wait):
+        done = work.prune(_backups(), repository, confirm)
     return {
         "kept": {point: list(why) for point, why in done.decision.keep.items()},
         "removed": list(done.removed),
         "would_remove": [] if done.removed else list(done.decision.remove),
         "held": done.decision.held,
     }
+
+
+@_converted
+def unlock(repository=None):
+    """
+    Remove the locks of processes that are gone, so that others can prune and check again; returns
+    them. A living one's lock stays: what looks old is looked at twice, ten minutes apart.
+
+    repository
+        Its name in the pillar.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt --timeout=900 'west-backup' openhim_backup.unlock far
+    """
+    return [
+        {"host": lock.host, "pid": lock.pid, "time": lock.time.isoformat()}
+        for lock in work.unlock(_backups(), repository)
+    ]
 
 
 @_converted
@@ -300,7 +333,7 @@ def check(repository=None, read_data=False):
 
 
 @_converted
-def verify(point="due", by="", repository=None, sample=None, folder=None):
+def verify(point="due", by="", repository=None, sample=None, folder=None, wait=0):
     """
     Verify restore points: restore them from the repository into a scratch mongod, compare what is
     there with the manifest, and ask ``openhim:backup:assertions``. The result is recorded with the
@@ -324,6 +357,9 @@ def verify(point="due", by="", repository=None, sample=None, folder=None):
         Where the scratch mongod's files are: on a tmpfs or an encrypted disk. ``/dev/shm`` when
         left out.
 
+    wait
+        Seconds to wait for another task of backups on this host, before this one is refused.
+
     CLI Example:
 
     .. code-block:: bash
@@ -338,10 +374,11 @@ def verify(point="due", by="", repository=None, sample=None, folder=None):
         "folder": folder,
         "progress": _tell("verify"),
     }
-    if point != "due":
-        found = verifying.verify(backups, point, repository, **options)
-        return _verified(found)
-    done = verifying.verify_due(backups, repository, **options)
+    with work.patience(wait):
+        if point != "due":
+            found = verifying.verify(backups, point, repository, **options)
+            return _verified(found)
+        done = verifying.verify_due(backups, repository, **options)
     return {
         "verified": {name: _verified(found) for found, name in done.verified},
         "nothing_to_do": done.nothing,

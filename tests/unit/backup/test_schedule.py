@@ -38,6 +38,14 @@ def test_every_task_is_on_its_host_alone(host, tasks):
     assert {name.removeprefix(schedule.PREFIX) for name in found} == tasks
 
 
+def test_tasks_of_one_host_wait_for_each_other_and_a_look_does_not():
+    found = schedule.wanted(backups("north-core"))
+    waits = {
+        name.removeprefix(schedule.PREFIX): e["kwargs"].get("wait") for name, e in found.items()
+    }
+    assert waits == {"copy-far": 21600, "prune-near": 21600, "status": None}
+
+
 def test_what_no_schedule_is_declared_for_is_not_scheduled():
     assert schedule.wanted(backups("south-db1", schedule={})) == {}
 

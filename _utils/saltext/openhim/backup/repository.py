@@ -70,6 +70,11 @@ LOCK_WAIT = 60.0
 #: Seconds that checking, pruning or copying may take in all.
 LONGEST = 24 * 3600.0
 
+#: Seconds within which restic renews a living process's lock: twice its 5 minutes, and a little.
+RENEWED = 630.0
+#: restic takes a lock that is older for stale (seconds); a little less, for the time in between.
+_STALE = 1800 - 300
+
 _SNAPSHOT_ID = re.compile(r"[0-9a-f]{64}")
 #: What restic says when ssh ended, whyever.
 _SSH = "unable to start the sftp session"
@@ -445,26 +450,41 @@ class Repository:
                 )
         return found
 
-    def unlock_stale(self) -> list[Lock]:
+    def unlock_stale(self, renewed: float = RENEWED) -> list[Lock]:
         """Remove the locks of processes that are gone; returns those removed.
 
         Stale is a lock of this host whose process is gone, and one that nobody renewed for 30
-        minutes. A clock that is wrong makes living locks look so: with a lock of the future nothing
-        is removed.
+        minutes. A clock that is wrong makes living locks look so. With a lock of the future nothing
+        is removed; and what looks old is looked at twice, ``renewed`` seconds apart: restic renews
+        the lock of a living process under a new name every 5 minutes.
         """
         before = self.locks()
+        self._refuse_future(before)
+        if any(map(_looks_old, before)):
+            clock.sleep(renewed)
+            known = {lock.id for lock in before}
+            now = self.locks()
+            if new := [lock for lock in now if _looks_old(lock) and lock.id not in known]:
+                raise Locked(
+                    f"{self.location}: the lock of {new[0].host} was made while we looked, and "
+                    f"says {new[0].time:%Y-%m-%d %H:%M} UTC: a clock is wrong, so no lock was "
+                    "removed. Set the clocks"
+                )
+            self._refuse_future(now)
+        if before:
+            self._ask(["unlock"])
+        left = {lock.id for lock in self.locks()} if before else set()
+        return [lock for lock in before if lock.id not in left]
+
+    def _refuse_future(self, locks: Iterable[Lock]) -> None:
         ahead = datetime.now(timezone.utc) + timedelta(minutes=5)
-        if future := [lock for lock in before if lock.time > ahead]:
+        if future := [lock for lock in locks if lock.time > ahead]:
             raise Locked(
                 f"{self.location}: the lock of {future[0].host} is of "
                 f"{future[0].time:%Y-%m-%d %H:%M} "
                 "UTC, which is in the future: a clock is wrong, so no lock was removed. Set the "
                 "clocks"
             )
-        if before:
-            self._ask(["unlock"])
-        left = {lock.id for lock in self.locks()} if before else set()
-        return [lock for lock in before if lock.id not in left]
 
     # --- how restic is run ---
 
@@ -683,11 +703,10 @@ class Reader(io.RawIOBase):
         return count
 
     def close(self) -> None:
-        """End restic, if it is not over."""
+        """End restic, if it is not over; asked to stop, it takes its lock with it."""
         if not self.closed:
             if not self._ended:
-                self._process.abort()
-                self._process.close()
+                self._process.interrupt()
                 self._ended = True
             super().close()
 
@@ -705,6 +724,10 @@ class Reader(io.RawIOBase):
             if error := self._process.error():
                 raise error
         return data
+
+
+def _looks_old(lock: Lock) -> bool:
+    return (datetime.now(timezone.utc) - lock.time).total_seconds() > _STALE
 
 
 def _snapshot(entry: Mapping[str, Any]) -> Snapshot:

@@ -14,6 +14,8 @@ from saltext.openhim.settings import Stack
 PREFIX = "openhim-backup-"
 #: Seconds between two looks at the repositories.
 LOOK = 300
+#: Seconds that a task waits for its turn: those of one host begin in the same second.
+WAIT = 6 * 3600
 
 
 def wanted(backups: Backups) -> dict[str, dict[str, Any]]:
@@ -25,7 +27,7 @@ def wanted(backups: Backups) -> dict[str, dict[str, Any]]:
         found[f"{PREFIX}{name}"] = {
             "function": f"openhim_backup.{function}",
             "seconds": int(seconds),
-            "kwargs": kwargs,
+            "kwargs": kwargs if function == "status" else {**kwargs, "wait": WAIT},
             "maxrunning": 1,
             # Salt would run it at once, and again whenever the entry or the minion is changed.
             "run_on_start": False,

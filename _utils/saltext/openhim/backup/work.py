@@ -5,9 +5,10 @@ from __future__ import annotations
 import fcntl
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 from pymongo import MongoClient
 from pymongo.read_concern import ReadConcern
@@ -15,12 +16,14 @@ from pymongo.write_concern import WriteConcern
 from saltext.openhim import secrets
 from saltext.openhim.backup import dump, load, points
 from saltext.openhim.backup.archive import BUCKETS, TIMESERIES, VIEW
-from saltext.openhim.backup.declaration import MAX_AGE, PRUNE, SOCKET_TIMEOUT_MS, Backups
+from saltext.openhim.backup.declaration import MAX_AGE, PRUNE, SOCKET_TIMEOUT_MS, USE, Backups
 from saltext.openhim.backup.manifest import ReplicaSet
 from saltext.openhim.backup.points import RestorePoint
 from saltext.openhim.backup.progress import Progress
+from saltext.openhim.backup.repository import Lock, Locked
 from saltext.openhim.errors import OpenHIMError, Refused
 from saltext.openhim.mongo import connection
+from saltext.openhim.mongo.status import until
 
 #: One host does one of these at a time; the kernel lets the lock go with the process.
 LOCK = "/run/saltext-openhim/backup.lock"
@@ -36,24 +39,52 @@ Tell = Callable[[Progress], None] | None
 Target = tuple[ReplicaSet, MongoClient]
 
 
+#: How often a task that waits for its turn looks whether it has come (seconds).
+_LOOK = 2.0
+_patience: ContextVar[float] = ContextVar("patience", default=0.0)
+
+
+@contextmanager
+def patience(seconds: float) -> Iterator[None]:
+    """In this block a task waits so long for its turn on this host, before it refuses.
+
+    A person is told at once that something else is under way; what the schedule begins in the same
+    second as another task has nobody to tell.
+    """
+    before = _patience.set(float(seconds))
+    try:
+        yield
+    finally:
+        _patience.reset(before)
+
+
 @contextmanager
 def alone(what: str) -> Iterator[None]:
-    """Refuses while another backup, copy, removal or restore is under way on this host."""
+    """Refuses while another backup, copy, removal or restore is under way on this host.
+
+    In a block of :func:`patience` it first waits for that one.
+    """
     Path(LOCK).parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     with Path(LOCK).open("a+", encoding="utf-8") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not until(lambda: _locked(lock), _patience.get(), poll=_LOOK):
             lock.seek(0)
             raise Refused(
                 f"{lock.read().strip() or 'another backup'} is under way on this host; {what} was "
                 "not begun. Try again when that one is done"
-            ) from None
+            )
         lock.truncate(0)
         lock.write(f"{what} (since {datetime.now(timezone.utc):%Y-%m-%d %H:%M:%S} UTC)")
         lock.flush()
         yield
         lock.truncate(0)
+
+
+def _locked(lock: IO[str]) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def take(
@@ -67,8 +98,8 @@ def take(
     """Takes a restore point of both databases and the declared files.
 
     repository: into which; may be left out where only one is no copy. by, why: for those who read
-    the manifest later. old_data: whether the data may be older than ``max_age_seconds``, as in a set
-    that lost its majority; otherwise that is refused.
+    the manifest later. old_data: whether the data may be older than ``max_age_seconds``, as in a
+    set that lost its majority; otherwise that is refused.
 
     What fails half-way leaves no restore point, and removes its parts where it may.
     """
@@ -135,14 +166,35 @@ def prune(backups: Backups, repository: str, confirm: bool = False) -> points.Pr
             "openhim:backup:retention: found nothing, so every restore point is kept; declare how "
             "many are"
         )
-    with alone(f"removing restore points from {repository}"):
+    opened = backups.repository(repository, PRUNE)
+
+    def removed() -> points.Pruned:
         return points.prune(
-            backups.repository(repository, PRUNE),
+            opened,
             backups.stack.name,
             policy,
             minimum_verified=backups.minimum_verified,
             confirm=confirm,
         )
+
+    with alone(f"removing restore points from {repository}"):
+        try:
+            return removed()
+        except Locked:
+            if not confirm:
+                raise
+            # Who died and left its lock would keep everything from being removed, for ever.
+            opened.unlock_stale()
+            return removed()
+
+
+def unlock(backups: Backups, repository: str | None = None) -> list[Lock]:
+    """Removes the locks of processes that are gone from a repository; returns them.
+
+    With a lock that looks old it takes ten minutes to see that nobody renews it.
+    """
+    purpose = PRUNE if repository in backups.pruned_here else USE
+    return backups.repository(repository, purpose).unlock_stale()
 
 
 def find(

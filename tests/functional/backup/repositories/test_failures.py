@@ -156,6 +156,15 @@ def test_a_stale_lock_is_told_and_removed_on_request(local, stale_lock):
     local.store_stream(lambda out: out.write(b"x"), "a")
 
 
+def test_who_stops_reading_half_way_leaves_no_lock(local):
+    stored = local.store_stream(lambda out: out.write(DATA), "a")
+    with local.read(stored.snapshot, "a") as stream:
+        stream.read(1000)
+        assert len(local.locks()) == 1, "restic was over before we were"
+    assert local.locks() == []
+    local.forget([stored.snapshot], prune=True)
+
+
 def test_a_lock_of_the_future_is_no_stale_lock(local, stale_lock, monkeypatch):
     stale_lock(local)
     from saltext.openhim.backup import repository as module

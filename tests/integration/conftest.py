@@ -17,6 +17,7 @@ import yaml
 from saltfactories.manager import FactoriesManager
 
 from lab import environments, secrets
+from tests.listener import Listener, listening
 
 REPOSITORY = environments.REPOSITORY
 HOST = "north-db1"
@@ -186,9 +187,21 @@ def installed(event_listener: Any) -> Iterator[Site]:
 
 
 @pytest.fixture(scope="package")
-def synced(event_listener: Any) -> Iterator[Site]:
+def people() -> Iterator[Listener]:
+    """Those whom the master of ``synced`` notifies."""
+    with listening() as listener:
+        yield listener
+
+
+@pytest.fixture(scope="package")
+def synced(event_listener: Any, people: Listener) -> Iterator[Site]:
     """The package is served from file_roots; nothing but Salt and PyMongo is installed."""
-    with started("synced", environments.plain(), [REPOSITORY / "salt"], event_listener) as site:
+    roots, plain = [REPOSITORY / "salt"], environments.plain()
+    settings = {
+        "openhim_notify": people.url("hooks"),
+        "reactor": [{"salt/beacon/*/openhim_backup/*": ["salt://reactor/backups.sls"]}],
+    }
+    with started("synced", plain, roots, event_listener, settings) as site:
         yield site
 
 

@@ -88,6 +88,27 @@ def test_only_what_cannot_succeed_is_not_retried(line, kind):
     assert (type(found) if found else None) is kind
 
 
+@pytest.mark.parametrize(
+    ("retried", "last", "kind"),
+    [
+        (
+            "connection reset by peer",
+            "cannot dump file: decrypting blob 7d failed: ciphertext verification failed",
+            Damaged,
+        ),
+        ("connection reset by peer", "Fatal: load <index/3c>: invalid data returned", Damaged),
+        ("connection reset by peer", "Fatal: wrong password or no key found", WrongPassword),
+        ("connection reset by peer", "Fatal: ReadFull: unexpected EOF", RepositoryUnreachable),
+        ("connection reset by peer", "Fatal: context canceled", RepositoryUnreachable),
+        ("no space left on device", "Fatal: unable to save snapshot: context canceled", Full),
+        ("ReadFull: unexpected EOF", "Fatal: context canceled", Damaged),
+    ],
+)
+def test_why_it_ended_counts_more_than_what_was_tried_before(retried, last, kind):
+    text = f"Load(<data/7d>, 1, 2) {RETRY}{retried}\n{last}"
+    assert type(failures.failure("somewhere", text, 1)) is kind
+
+
 def test_over_a_network_a_line_that_ends_early_is_retried():
     line = f"Load(<data/1>, 1, 2) {RETRY}unexpected EOF"
     assert failures.final("rest:http://h/", line) is None

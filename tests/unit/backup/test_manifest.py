@@ -1,5 +1,6 @@
 """The manifest: read back as it was written, and refused in words when it is anything else."""
 
+import hashlib
 import json
 import re
 from dataclasses import replace
@@ -198,3 +199,74 @@ def test_a_verification_is_read_back_and_a_damaged_one_refused():
         Verification.from_json(record.to_json()[:-5])
     with pytest.raises(NewerFormat, match="has format 2"):
         Verification.from_json(replace(record, format=2).to_json())
+
+
+def _content():
+    return json.loads(MANIFEST.to_json())["manifest"]
+
+
+def _inside(key, **changes):
+    content = _content()
+    content[key][0] = {**content[key][0], **changes}
+    return content
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        _content() | {"milliseconds": float("nan")},
+        _content() | {"milliseconds": "1"},
+        _content() | {"epoch": True},
+        _content() | {"stack": ["demo"]},
+        _content() | {"replica_sets": ["openhim"]},
+        _content() | {"replica_sets": None},
+        _content() | {"files": [[]]},
+        _content() | {"parts": 5},
+        _inside("parts", snapshot=["1" * 64]),
+        _inside("parts", size=None),
+        _inside("replica_sets", at=[float("inf"), 1]),
+        _inside("replica_sets", at=5),
+        _inside("replica_sets", namespaces=[None]),
+        _inside("replica_sets", left_out=5),
+        _inside("files", path=None),
+    ],
+)
+def test_a_manifest_of_another_form_is_damaged_and_no_error_of_ours(content):
+    """Who holds the repository's key can write a hash that fits, and anything beside it."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    whole = {"manifest": content, "sha256": hashlib.sha256(text.encode()).hexdigest()}
+    with pytest.raises(DamagedManifest):
+        from_json(json.dumps(whole).encode())
+
+
+RECORD = Verification("p", "demo", "ab", True, "2026-11-22T09:00:00Z", "schedule", "south")
+
+
+@pytest.mark.parametrize(
+    ("left_out", "changes"),
+    [
+        ("ok", {}),
+        ("at", {}),
+        (None, {"ok": 1}),
+        (None, {"ok": "false"}),
+        (None, {"sampled": None}),
+        (None, {"at": "yesterday"}),
+        (None, {"at": 5}),
+        (None, {"reasons": 5}),
+        (None, {"milliseconds": float("nan")}),
+        (None, {"manifest_sha256": None}),
+    ],
+)
+def test_a_verification_of_another_form_is_damaged_and_no_error_of_ours(left_out, changes):
+    content = json.loads(RECORD.to_json())["verification"] | changes
+    content.pop(left_out, None)
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    whole = {"verification": content, "sha256": hashlib.sha256(text.encode()).hexdigest()}
+    with pytest.raises(DamagedManifest, match="verification record is damaged"):
+        Verification.from_json(json.dumps(whole).encode())
+
+
+@pytest.mark.parametrize("data", [b"[]", b"5", b'{"verification": 5, "sha256": 5}', b"[" * 10**5])
+def test_what_is_no_verification_is_refused(data):
+    with pytest.raises(DamagedManifest):
+        Verification.from_json(data)

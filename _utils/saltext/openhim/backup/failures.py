@@ -193,6 +193,7 @@ _WORDS: dict[type[RepositoryError], str] = {
 }
 
 _RETRYING = re.compile(r"returned error, retrying")
+_EOF = re.compile(r"EOF|ReadFull", re.IGNORECASE)
 #: What no retry changes. A missing object is final for contents only: a lock may just be gone.
 _FINAL = (Full, ReadOnly, AppendOnly, AccessDenied)
 _CONTENTS_MISSING = re.compile(
@@ -209,6 +210,18 @@ def cause(text: str, code: int | None = None) -> type[RepositoryError]:
     """What restic's error output and exit code mean."""
     if code in _CODES:
         return _CODES[code]
+    # What was tried again is past; what restic said at the end is why it ended. But the end of a
+    # stream alone says little: what was tried before may tell whose fault that was.
+    last = "\n".join(line for line in text.splitlines() if not _RETRYING.search(line))
+    kind = _described(last)
+    return _described(text) if kind is RepositoryError or _vague(kind, last) else kind
+
+
+def _vague(kind: type[RepositoryError], text: str) -> bool:
+    return kind is Damaged and _described(_EOF.sub("", text)) is RepositoryError
+
+
+def _described(text: str) -> type[RepositoryError]:
     for kind, patterns in _CAUSES:
         if any(re.search(pattern, text, re.IGNORECASE) for pattern in patterns):
             return kind

@@ -28,6 +28,10 @@ FILENAME = "manifest.json"
 LARGEST = 256 * 1024 * 1024
 
 
+#: What Python says of JSON that is not of the form that it should have.
+MALFORMED = (AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError)
+
+
 class ManifestError(OpenHIMError):
     """This manifest cannot be used; the message says why, and what to do."""
 
@@ -202,14 +206,14 @@ def from_json(data: bytes, *, stack: str | None = None, where: str = "the manife
     """
     content, recorded = _unwrapped(data, where)
     _check_format(content.get("format"), where)
-    if recorded != digest(content):
-        raise DamagedManifest(
-            f"{where} is damaged: its contents do not match the SHA-256 that it carries. "
-            "Use the same restore point from another repository, or another restore point"
-        )
     try:
+        if recorded != digest(content):
+            raise DamagedManifest(
+                f"{where} is damaged: its contents do not match the SHA-256 that it carries. "
+                "Use the same restore point from another repository, or another restore point"
+            )
         manifest = _built(content)
-    except (KeyError, TypeError, ValueError) as error:
+    except MALFORMED as error:
         raise DamagedManifest(
             f"{where} is not a manifest of format {FORMAT}: {error!r} is missing or wrong in it. "
             "Use the same restore point from another repository, or another restore point"
@@ -308,8 +312,28 @@ def _built(content: Mapping[str, Any]) -> Manifest:
 
 def _known(kind: Any, entry: Mapping[str, Any]) -> dict[str, Any]:
     """The members that we know: a later release may add some without a new format."""
-    names = {one.name for one in fields(kind)}
-    return {name: value for name, value in entry.items() if name in names}
+    return checked(kind, entry)
+
+
+def checked(kind: Any, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """The members of an entry that a dataclass has; raises ValueError for one of another type."""
+    found = {}
+    for one in fields(kind):
+        if one.name in entry:
+            value = found[one.name] = entry[one.name]
+            wanted = _PLAIN.get(str(one.type))
+            if wanted and type(value) not in wanted:
+                raise ValueError(f"{one.name} {value!r}"[:100])
+    return found
+
+
+#: By annotation, the types that a value read from JSON may have.
+_PLAIN: dict[str, tuple[type, ...]] = {
+    "str": (str,),
+    "int": (int,),
+    "bool": (bool,),
+    "str | None": (str, type(None)),
+}
 
 
 def _time(value: Any) -> tuple[int, int] | None:

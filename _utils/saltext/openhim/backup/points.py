@@ -18,7 +18,7 @@ import socket
 import stat
 import tarfile
 import time as clock
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
@@ -30,6 +30,7 @@ from saltext.openhim.backup import restic, retention
 from saltext.openhim.backup.manifest import File, Manifest, ManifestError, Part, ReplicaSet
 from saltext.openhim.backup.repository import (
     Damaged,
+    NotStored,
     Reader,
     Repository,
     RepositoryError,
@@ -184,6 +185,14 @@ def new_id(now: datetime | None = None) -> str:
     return f"{time:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
 
 
+def _is_id(text: str) -> bool:
+    try:
+        point_time(text)
+    except (OpenHIMError, ValueError):
+        return False
+    return True
+
+
 def point_time(point_id: str) -> datetime:
     """The time in an ID."""
     found = _POINT.fullmatch(point_id)
@@ -317,7 +326,7 @@ def listing(repository: Repository, stack: str | None = None) -> Listing:
     groups: dict[tuple[str, str], list[Snapshot]] = {}
     for snapshot in repository.snapshots(tags, damaged=unreadable):
         of_stack, point_id = snapshot.tag("stack"), snapshot.tag("point")
-        if of_stack and point_id and _POINT.fullmatch(point_id) and snapshot.tag("part"):
+        if of_stack and point_id and _is_id(point_id) and snapshot.tag("part"):
             groups.setdefault((point_id, of_stack), []).append(snapshot)
     with ThreadPoolExecutor(_READERS) as pool:
         found = list(
@@ -597,7 +606,7 @@ def _judged(
             verifications=_verifications(repository, manifest, snapshots),
             snapshots=everything,
         )
-    except (ManifestError, Damaged) as error:
+    except (ManifestError, Damaged, NotStored) as error:
         return Broken(point_id, stack, str(error), everything)
 
 
@@ -633,7 +642,7 @@ def _verifications(
     found = []
     for snapshot in snapshots:
         if snapshot.tag("part") == VERIFICATION:
-            with contextlib.suppress(ManifestError, Damaged):
+            with contextlib.suppress(ManifestError, Damaged, NotStored):
                 record = Verification.from_json(
                     _small(repository, snapshot, f"{VERIFICATION}.json")
                 )
@@ -716,16 +725,30 @@ def _walked(paths: Iterable[str | Path]) -> list[Path]:
     found: set[Path] = set()
     for entry in paths:
         path = Path(entry).absolute()
-        if path.is_dir():
-            found.update(inner for inner in path.rglob("*") if inner.is_file())
-        elif path.is_file():
-            found.add(path)
-        else:
+        if not path.is_dir() and not path.is_file():
             raise OpenHIMError(
                 f"{path} is to be stored and is no file or folder on this host; remove it from the "
                 "list, or bring it back"
             )
+        found.update(_files_below(path, ()))
     return sorted(found)
+
+
+def _files_below(path: Path, above: tuple[Path, ...]) -> Iterator[Path]:
+    """The regular files; above: the real folders that lead here, where a link would lead round."""
+    if path.is_symlink() and not path.exists():
+        raise OpenHIMError(
+            f"{path} is to be stored and is a link to {path.readlink()}, which is not there (or "
+            "leads round); remove the link, or bring back what it leads to"
+        )
+    if path.is_file():
+        yield path
+    elif path.is_dir():
+        real = path.resolve()
+        if real in above:
+            return
+        for inner in path.iterdir():
+            yield from _files_below(inner, (*above, real))
 
 
 def _tar(paths: Sequence[Path], out: BinaryIO) -> list[File]:

@@ -341,7 +341,16 @@ class Repository:
                 raise failures.failure(self.location, "\n".join(unread))
             if damaged is not None:
                 damaged.extend(unread)
-            found = [_snapshot(entry) for entry in listed]
+            found = []
+            for entry in listed:
+                try:
+                    found.append(_snapshot(entry))
+                except (Damaged, KeyError, TypeError, ValueError) as error:
+                    if damaged is None:
+                        raise Damaged(
+                            f"{self.location}: a snapshot is malformed: {error!r}"
+                        ) from None
+                    damaged.append(f"a snapshot is malformed: {error!r}")
             return sorted(found, key=lambda snapshot: (snapshot.time, snapshot.id))
 
         return self._read(ask)

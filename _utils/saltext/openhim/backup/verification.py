@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
 from typing import Any
 
-from saltext.openhim.backup.manifest import DamagedManifest, NewerFormat, digest
+from saltext.openhim.backup.manifest import (
+    MALFORMED,
+    DamagedManifest,
+    NewerFormat,
+    checked,
+    digest,
+)
 
 FORMAT = 1
 
@@ -47,7 +54,7 @@ class Verification:
             whole = json.loads(data)
             content, recorded = whole["verification"], whole["sha256"]
             found = content["format"]
-        except (ValueError, TypeError, KeyError) as error:
+        except MALFORMED as error:
             raise DamagedManifest("the verification record is damaged; verify again") from error
         if found != FORMAT:
             raise NewerFormat(
@@ -55,8 +62,13 @@ class Verification:
                 "reads "
                 f"{FORMAT}. Upgrade it, or verify again"
             )
-        if digest(content) != recorded:
-            raise DamagedManifest("the verification record is damaged; verify again")
-        names = {entry.name for entry in fields(cls)}
-        values = {name: value for name, value in content.items() if name in names}
-        return cls(**{**values, "reasons": tuple(values.get("reasons", ()))})
+        try:
+            if digest(content) != recorded:
+                raise ValueError("its contents do not match the SHA-256 that it carries")
+            values = checked(cls, content)
+            datetime.fromisoformat(values["at"].replace("Z", "+00:00")).astimezone(timezone.utc)
+            return cls(**{**values, "reasons": tuple(map(str, values.get("reasons", ())))})
+        except MALFORMED as error:
+            raise DamagedManifest(
+                f"the verification record is damaged ({error}); verify again"
+            ) from error

@@ -190,6 +190,23 @@ def test_an_unreadable_snapshot_stops_every_removal(local):
             removal()
 
 
+def test_one_bad_snapshot_does_not_hide_the_others(local):
+    point = take(local)
+
+    def store(point_id, part, filename, data):
+        tags = ["stack=demo", f"point={point_id}", f"part={part}"]
+        local.store_stream(lambda out: out.write(data), filename, tags)
+
+    bad = "20261122T000000Z-abcdef"
+    store(bad, "manifest", "something-else", b"x")
+    store(point.id, "verification", "something-else", b"x")
+    store("20269999T000000Z-abcdef", "manifest", "manifest.json", b"no such day")
+    known = points.listing(local, "demo")
+    assert [one.id for one in known.points] == [point.id]
+    assert [one.id for one in known.broken] == [bad]
+    assert "not that file in it" in known.broken[0].reason
+
+
 def test_leftovers_are_cleaned_on_request_and_young_ones_left_alone(local):
     point = take(local)
     for number in range(2):

@@ -43,6 +43,20 @@ def sighting():
     return {"members": members, "core_running": running}
 
 
+def epoch():
+    """
+    The number of the epoch that this host's pillar has in memory; None where nothing was recovered.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' openhim_dr.epoch
+    """
+    recovery = (__pillar__.get("openhim") or {}).get("recovery") or {}
+    return recovery.get("epoch")
+
+
 def traces(set):
     """
     What this host's member has of a promotion, even if it is not primary now: the votes in its

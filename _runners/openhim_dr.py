@@ -29,6 +29,9 @@ PING_TIMEOUT = 4
 #: Seconds that a host which is there has for its answer; it may itself wait for others.
 ANSWER_TIMEOUT = 30
 
+#: Seconds after which a refresh of a host's pillar is asked for again.
+REFRESH_TIMEOUT = 15
+
 #: Seconds that a host has for a look at all its repositories.
 STATUS_TIMEOUT = 300
 
@@ -114,6 +117,47 @@ def failover_declare(to_site, confirm, reason, declared_by, disrupted_at=None):
             "see that the external pillar openhim_recovery loads (salt-run saltutil.sync_all)"
         )
     return {"epoch": epoch.number, "resumed": False}
+
+
+def failover_known(stack, hosts, timeout=60):
+    """
+    See to it that hosts know the newest epoch: their pillar is refreshed, and then read back.
+
+    stack
+        The stack's name.
+
+    hosts
+        The minions that must know it.
+
+    timeout
+        Seconds until all of them must.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run openhim_dr.failover_known stack=example hosts='[south-core, south-db1]'
+    """
+    try:
+        epoch = record.current(stack, _directory())
+        if epoch is None:
+            raise Refused(f"no recovery of {stack!r} is on record; there is nothing to know")
+        deadline = time.monotonic() + timeout
+        known = dict.fromkeys(hosts)
+        while behind := sorted(host for host, number in known.items() if number != epoch.number):
+            if time.monotonic() >= deadline:
+                told = ", ".join(f"{host} (epoch {known[host] or 'none'})" for host in behind)
+                raise OpenHIMError(
+                    f"epoch {epoch.number} is on record, and {timeout} s later the pillar of these "
+                    f"hosts has another: {told}. See what keeps them from their pillar (salt-call "
+                    "pillar.items there, and the master's log), then run this again"
+                )
+            # It says True even when the refresh did not end in time, so what it did is read back.
+            _ask(behind, "saltutil.refresh_pillar", [True, REFRESH_TIMEOUT])
+            known.update(_ask(behind, "openhim_dr.epoch"))
+    except OpenHIMError as error:
+        raise CommandExecutionError(str(error)) from error
+    return known
 
 
 def failover_withdraw(confirm, reason, declared_by):

@@ -34,11 +34,9 @@ The decision is on record:
     - failhard: true
 
 Every host that is left knows it:
-  salt.function:
-    - name: saltutil.refresh_pillar
-    - tgt: {{ plan.hosts | json }}
-    - tgt_type: list
-    - kwarg: {wait: true}
+  salt.runner:
+    - name: openhim_dr.failover_known
+    - kwarg: {stack: {{ request.confirm | json }}, hosts: {{ plan.hosts | json }}}
     - failhard: true
 
 {%- for set, host in plan.promote.items() %}

@@ -64,8 +64,14 @@ def test_the_recovery_record_reaches_the_pillar(site: Site) -> None:
     file = site.records / "example.json"
     file.write_text(json.dumps([record]))
     try:
-        site.salt("saltutil.refresh_pillar", wait=True)
+        done = site.run("openhim_dr.failover_known", "example", [HOST])
+        assert (done.returncode, done.data) == (0, {HOST: 1})
         assert site.salt("openhim.pillar_check").data["active_site"] == "south"
+        # A host whose pillar does not get it says what it has, whatever its refresh says.
+        with site.changed_pillar(lambda openhim: openhim.update(stack="another")):
+            done = site.run("openhim_dr.failover_known", "example", [HOST], timeout=1)
+        assert done.returncode != 0
+        assert f"{HOST} (epoch none)" in str(done.data)
         # A damaged record must stop everything: a highstate without it would undo the recovery.
         file.write_text("[{")
         site.salt("saltutil.refresh_pillar", wait=True)

@@ -1,6 +1,7 @@
 """Reading ahead: in order, in bounded memory, and with every error told."""
 
 import threading
+import time
 
 import pytest
 from saltext.openhim.backup import ahead
@@ -62,6 +63,51 @@ def test_who_waits_long_says_that_it_is_still_there(monkeypatch):
         threading.Event().wait(0.001)
     assert list(read.take(0)) == ["xx"] * 3
     read.close()
+
+
+def test_who_waits_long_says_so_though_others_are_served_meanwhile(monkeypatch):
+    monkeypatch.setattr(ahead, "IDLE", 0.3)
+    waiting = Source(["xx"])
+    read = reading([Source(["xx"] * 100_000), waiting], limit=0)
+    deadline = time.monotonic() + 10
+    for taken in read.take(0):
+        assert taken == "xx" and time.monotonic() < deadline
+        threading.Event().wait(0.001)
+        if waiting.alive:
+            break
+    else:
+        pytest.fail("it never said so")
+    read.close()
+
+
+def test_who_says_so_slowly_holds_up_nobody(monkeypatch):
+    monkeypatch.setattr(ahead, "IDLE", 0.001)
+    asked, answer = threading.Event(), threading.Event()
+
+    class Slow(Source):
+        def keep_alive(self):
+            asked.set()
+            assert answer.wait(20)
+
+    gate = threading.Event()
+
+    class Gated(Source):
+        def __iter__(self):
+            assert gate.wait(20)
+            yield from super().__iter__()
+
+    read = reading([Gated(["a"] * 3), Slow(["b"])], limit=0)
+    assert asked.wait(20)
+    gate.set()
+    found = []
+    taker = threading.Thread(target=lambda: found.extend(read.take(0)))
+    taker.start()
+    taker.join(10)
+    told = list(found)
+    answer.set()
+    taker.join()
+    read.close()
+    assert told == ["a"] * 3
 
 
 def test_an_error_comes_after_what_was_read_before_it_and_only_there():

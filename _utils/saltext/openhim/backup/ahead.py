@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Generic, Protocol, TypeVar
@@ -85,16 +86,27 @@ class ReadAhead(Generic[T]):
                     self._changed.notify_all()
 
     def _put(self, index: int, item: T, source: Source[T]) -> None:
+        told = time.monotonic()
+        while not self._put_before(told + IDLE, index, item):
+            # Nobody else waits for the network meanwhile.
+            source.keep_alive()
+            told = time.monotonic()
+
+    def _put_before(self, deadline: float, index: int, item: T) -> bool:
+        """Whether there was room in time. Others taking and putting does not move the deadline."""
         size = self._size(item)
         with self._changed:
             while not self._closed and not self._has_room(index, size):
-                if not self._changed.wait(IDLE):
-                    source.keep_alive()
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return False
+                self._changed.wait(left)
             if self._closed:
                 raise _Unwanted
             self._items[index].append(item)
             self._held += size
             self._changed.notify_all()
+            return True
 
     def _has_room(self, index: int, size: int) -> bool:
         if self._held + size <= self._limit:

@@ -219,7 +219,8 @@ def list_(repository=None):
 def clean(repository=None, confirm=False):
     """
     Remove what backups left that did not come to their end a day ago or longer; only tell what
-    that is, unless confirmed.
+    that is, unless confirmed. What an interrupted copy left is removed on the host that pulls it:
+    elsewhere nobody knows whether it is under way.
 
     repository
         Its name in the pillar.
@@ -233,10 +234,7 @@ def clean(repository=None, confirm=False):
 
         salt 'west-backup' openhim_backup.clean near confirm=True
     """
-    backups = _backups()
-    purpose = declaration.PRUNE if repository in backups.pruned_here else declaration.USE
-    opened = backups.repository(repository, purpose)
-    return [one.id for one in points.clean_leftovers(opened, backups.stack.name, confirm=confirm)]
+    return [one.id for one in work.clean(_backups(), repository, confirm)]
 
 
 @_converted

@@ -29,13 +29,22 @@ from saltext.openhim.backup import manifest as manifests
 from saltext.openhim.backup import restic, retention
 from saltext.openhim.backup.manifest import File, Manifest, ManifestError, Part, ReplicaSet
 from saltext.openhim.backup.repository import (
+    AccessDenied,
+    AppendOnly,
     Damaged,
+    Full,
+    Locked,
+    NoRepository,
     NotStored,
     Reader,
+    ReadOnly,
     Repository,
     RepositoryError,
+    RepositoryUnreachable,
+    ResticMissing,
     Snapshot,
     Stored,
+    WrongPassword,
 )
 from saltext.openhim.backup.verification import Verification
 from saltext.openhim.errors import OpenHIMError, Refused
@@ -52,6 +61,19 @@ LEFTOVER_AGE = timedelta(hours=24)
 #: Manifests are read at the same time, each by a restic process of its own.
 _READERS = 2
 
+#: What fails for one restore point by one of these fails for the next one too.
+_OF_ALL = (
+    AccessDenied,
+    AppendOnly,
+    Full,
+    Locked,
+    NoRepository,
+    ReadOnly,
+    RepositoryUnreachable,
+    ResticMissing,
+    WrongPassword,
+)
+
 _POINT = re.compile(r"(\d{8}T\d{6}Z)-[0-9a-f]{6}")
 _PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _Result = TypeVar("_Result")
@@ -59,6 +81,14 @@ _Result = TypeVar("_Result")
 
 class NotCommitted(OpenHIMError):
     """There is no committed restore point of that ID."""
+
+
+class NotCopied(OpenHIMError):
+    """Some restore points could not be copied; ``copied`` are those that were."""
+
+    def __init__(self, message: str, copied: Sequence[RestorePoint]):
+        super().__init__(message)
+        self.copied = list(copied)
 
 
 @dataclass(frozen=True)
@@ -136,6 +166,8 @@ class Leftover:
     parts: tuple[str, ...]
     snapshots: tuple[str, ...]
     newest: datetime
+    #: Of a copy, whose snapshots have the time of what they are copies of: its age is not known.
+    copied: bool = False
 
 
 @dataclass(frozen=True)
@@ -248,9 +280,19 @@ class Taking:
         if self.committed is not None:
             return
         with contextlib.suppress(RepositoryError):
-            self.repository.forget([part.snapshot for part in self._parts])
+            self._withdraw()
         if kind is None:
             raise Refused(f"restore point {self.id} was not committed, so there is none")
+
+    def _withdraw(self) -> None:
+        """Remove what was stored, a manifest first: without its parts it would be there for ever.
+
+        Where the manifest cannot be removed, its parts stay too: that is a whole restore point.
+        """
+        tags = [f"stack={self.stack}", f"point={self.id}"]
+        there = self.repository.snapshots(tags, damaged=[])
+        self.repository.forget([one.id for one in there if one.tag("part") == MANIFEST])
+        self.repository.forget([one.id for one in there if one.tag("part") != MANIFEST])
 
     def store(self, part: str, producer: Callable[[BinaryIO], _Result]) -> _Result:
         """Store what a producer writes as a part, such as ``openhim.archive``; returns its answer.
@@ -347,18 +389,27 @@ def clean_leftovers(
     older_than: timedelta = LEFTOVER_AGE,
     confirm: bool = False,
     prune: bool = False,
+    copies: bool = False,
 ) -> tuple[Leftover, ...]:
     """Remove parts that no manifest commits; only tell which they are unless ``confirm`` is True.
 
-    older_than: younger ones are left alone, because their backup may still be under way.
+    older_than: younger ones are left alone, because their backup may still be under way. copies:
+    whether those of an interrupted copy go too, however young: only where no copy can be under way.
     """
-    known = listing(repository, stack)
-    _refuse_unreadable(repository, known)
-    limit = datetime.now(timezone.utc) - older_than
-    old = tuple(leftover for leftover in known.leftovers if leftover.newest < limit)
-    if confirm and old:
-        repository.forget([one for leftover in old for one in leftover.snapshots], prune=prune)
-    return old
+
+    def old() -> list[Leftover]:
+        known = listing(repository, stack)
+        _refuse_unreadable(repository, known)
+        limit = datetime.now(timezone.utc) - older_than
+        return [one for one in known.leftovers if (copies if one.copied else one.newest < limit)]
+
+    found = old()
+    if confirm and found:
+        # Once more: a manifest may have come meanwhile, and then they are none.
+        still = old()
+        found = [one for one in found if one in still]
+        repository.forget([one for leftover in found for one in leftover.snapshots], prune=prune)
+    return tuple(found)
 
 
 def open_part(repository: Repository, point: RestorePoint, name: str) -> PartReader:
@@ -434,9 +485,12 @@ def copy(
 
     Run where the target's password is: copies are pulled. Each is committed in the target by a
     manifest of its own, written last, with the snapshots' IDs there. What was interrupted goes on
-    where it stopped. Verifications are not copied: a copy is good when *it* was restored.
+    where it stopped. Verifications are not copied: a copy is good when *it* was restored. The
+    newest comes first, and one that cannot be copied does not keep the others from it.
 
     points: IDs; None copies all.
+
+    Raises :class:`NotCopied` at the end when some could not be copied.
     """
     if source.repository_id() == target.repository_id():
         raise Refused(
@@ -446,7 +500,24 @@ def copy(
     there = {point.id for point in listing(target, stack).points}
     known = listing(source, stack)
     wanted = known.points if points is None else [known.point(one) for one in points]
-    return [_copied(source, target, point) for point in wanted if point.id not in there]
+    copied: list[RestorePoint] = []
+    failed: dict[str, OpenHIMError] = {}
+    for point in sorted(wanted, key=lambda one: one.time, reverse=True):
+        if point.id not in there:
+            try:
+                copied.append(_copied(source, target, point))
+            except _OF_ALL:
+                raise
+            except OpenHIMError as error:
+                failed[point.id] = error
+    if failed:
+        raise NotCopied(
+            f"{len(copied)} restore points were copied from {source.location} to "
+            f"{target.location}, and {len(failed)} could not be. "
+            + "; ".join(f"{point}: {error}" for point, error in failed.items()),
+            copied,
+        )
+    return copied
 
 
 @dataclass(frozen=True)
@@ -594,6 +665,7 @@ def _judged(
             tuple(sorted({str(snapshot.tag("part")) for snapshot in snapshots})),
             everything,
             max(snapshot.time for snapshot in snapshots),
+            any(snapshot.original for snapshot in snapshots),
         )
     try:
         # Of several the newest counts: a copy that was interrupted right after its manifest.

@@ -188,6 +188,24 @@ def prune(backups: Backups, repository: str, confirm: bool = False) -> points.Pr
             return removed()
 
 
+def clean(
+    backups: Backups, repository: str | None = None, confirm: bool = False
+) -> tuple[points.Leftover, ...]:
+    """Removes what interrupted backups left; unless confirmed, tells which that is.
+
+    What an interrupted copy left is removed where it is pulled: there, and only there, none can be
+    under way while this is.
+    """
+    purpose = PRUNE if repository in backups.pruned_here else USE
+    with alone("removing what interrupted backups left"):
+        return points.clean_leftovers(
+            backups.repository(repository, purpose),
+            backups.stack.name,
+            confirm=confirm,
+            copies=repository in backups.pulled_here,
+        )
+
+
 def unlock(backups: Backups, repository: str | None = None) -> list[Lock]:
     """Removes the locks of processes that are gone from a repository; returns them.
 

@@ -399,6 +399,32 @@ def test_a_second_replay_over_the_same_base_ends_the_same_when_it_is_said_to_be_
     assert done.skipped["restored.numbers (change of what is deleted later)"] == 1
 
 
+@pytest.mark.parametrize("lacks", ["the document", "the collection"])
+def test_what_precedes_a_change_that_may_fail_is_applied_once(single, client, store, lacks):
+    """The server rolls it back in the one case, and not in the other."""
+    client.openhim.numbers.insert_many([{"_id": n} for n in range(3)])
+    client.openhim.passing.insert_many([{"_id": n} for n in range(3)])
+    base = _note(client)
+    copy_at(client, "openhim", "restored", base)
+    if lacks == "the document":
+        client.restored.passing.delete_one({"_id": 1})
+    else:
+        client.restored.passing.drop()
+    numbers, passing = client.openhim.numbers, client.openhim.passing
+    numbers.update_one({"_id": 1}, {"$set": {"a": 1}})
+    numbers.delete_one({"_id": 1})
+    numbers.insert_one({"_id": 4})
+    passing.update_one({"_id": 1}, {"$set": {"a": 1}})
+    passing.delete_one({"_id": 1})
+    numbers.insert_one({"_id": 5})
+    passing.drop()
+    to = _note(client)
+    archiver_of(single, store, begin_at=base).catch_up()
+    done = _replayed(client, store, base, to, fuzzy=["restored.passing"])
+    assert contents(client, "restored") == contents(client, "openhim")
+    assert (done.applied["inserts"], done.applied["updates"]) == (2, 1)
+
+
 def test_a_fuzzy_base_that_lacks_what_is_not_deleted_is_still_an_error(single, client, store):
     client.openhim.numbers.insert_one({"_id": 1})
     base = _note(client)

@@ -204,9 +204,12 @@ class Applier:
         while changes:
             try:
                 self._apply_ops(changes)
-                break
+                applied, changes = changes, []
             except OperationFailure as error:
-                changes = self._without_culprit(changes, error, since)
+                applied, changes = self._without_culprit(changes, error, since)
+            self._count(applied)
+
+    def _count(self, changes: list[RawBSONDocument]) -> None:
         for change in changes:
             self.applied[_DOCUMENTS[kind_of(change.raw)]] += 1
             if self._missing and change["op"] != "u":
@@ -242,9 +245,15 @@ class Applier:
 
     def _without_culprit(
         self, changes: list[RawBSONDocument], error: OperationFailure, since: Timestamp | None
-    ) -> list[RawBSONDocument]:
-        """The batch without a change that may fail; raises when none may."""
-        index = int((error.details or {}).get("applied", 0)) - 1
+    ) -> tuple[list[RawBSONDocument], list[RawBSONDocument]]:
+        """Of a batch with a change that may fail: what was applied, and what is still to be sent.
+
+        Raises when the change may not fail. What precedes it is rolled back after an update that
+        found nothing, and stays after a collection that is not there; the answer says which.
+        """
+        details = error.details or {}
+        index = int(details.get("applied", 0)) - 1
+        before, results = changes[: max(index, 0)], list(details.get("results", ()))[:index]
         culprit = changes[index] if 0 <= index < len(changes) else None
         tolerable = (_UPDATE_FOUND_NOTHING, _NAMESPACE_NOT_FOUND)
         if (
@@ -252,11 +261,14 @@ class Applier:
             and error.code in tolerable
             and self._fuzzy
             and selected(self._fuzzy, culprit["ns"])
+            and len(results) == len(before)
+            and (all(results) or not any(results))
         ):
             key = _id(culprit) if error.code == _UPDATE_FOUND_NOTHING else None
             self._missing.add((culprit["ns"], key))
             self.skipped[f"{culprit['ns']} (change of what is deleted later)"] += 1
-            return changes[:index] + changes[index + 1 :]
+            after = changes[index + 1 :]
+            return (before, after) if all(results) else ([], before + after)
         raise ReplayFailed(_why(error, culprit, since)) from None
 
     # --- commands ---

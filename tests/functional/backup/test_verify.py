@@ -13,6 +13,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
+from bson.datetime_ms import DatetimeMS
 from salt.exceptions import CommandExecutionError
 from saltext.openhim.backup import declaration, dump, load, points, scratch, status, verify, work
 from saltext.openhim.backup import repository as repositories
@@ -202,6 +203,33 @@ def test_an_assertion_that_does_not_hold_is_bad_and_one_of_nothing_too(shelf, ne
         "openhim.gone has 0 documents, asserted are 1 or more",
     ]
     assert _record(near, shelf.good).ok is False
+
+
+@pytest.mark.parametrize(
+    ("dates", "newest"),
+    [
+        ([100, 10**9], 100),
+        ([100, [50, 200]], 200),
+        # Beyond the years that Python knows.
+        ([100, 253402300800000], 100),
+        ([-(10**15)], datetime.min.replace(tzinfo=timezone.utc)),
+        ([10**9], None),
+        (["later"], None),
+    ],
+)
+def test_the_newest_date_is_one_that_a_document_can_have(client, dates, newest):
+    def value(found):
+        if isinstance(found, list):
+            return [value(each) for each in found]
+        return DatetimeMS(found) if isinstance(found, int) else found
+
+    client.openhim.transactions.insert_many([{"at": value(each)} for each in dates])
+    found = verify._newest(
+        client.openhim.transactions, {"field": "at"}, datetime.fromtimestamp(1, timezone.utc)
+    )
+    if isinstance(newest, int):
+        newest = datetime.fromtimestamp(newest / 1000, timezone.utc)
+    assert found == newest
 
 
 def test_databases_that_are_not_there_are_no_backup(shelf, near, client):

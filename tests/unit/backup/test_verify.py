@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from bson.datetime_ms import DatetimeMS
 from hypothesis import given
 from hypothesis import strategies as st
 from saltext.openhim.backup import manifest as manifests
@@ -161,6 +162,23 @@ def test_what_differs_from_the_manifest_is_told_in_words(changes, words):
     assert all(word in one for word, one in zip(words, told, strict=True))
 
 
+def _with_filter(value):
+    return {**INDEXES[1], "partialFilterExpression": {"at": {"$lt": value}, "b": {"$regex": "^c"}}}
+
+
+def test_dates_that_python_does_not_know_are_compared_as_well():
+    far = DatetimeMS(10**15)
+    one = replace(
+        NAMESPACE,
+        options=manifests.extended_json({"validator": {"at": {"$lt": far}}}),
+        indexes=manifests.extended_json([INDEXES[0], _with_filter(far)]),
+    )
+    assert verify.differences(one, one) == []
+    other = manifests.extended_json([INDEXES[0], _with_filter(DatetimeMS(10**15 + 1))])
+    told = verify.differences(one, replace(one, indexes=other))
+    assert told == ["openhim.channels: the index a_b is another one than the manifest says"]
+
+
 ASSERTION = {
     "collection": "openhim.transactions",
     "at_least": 10,
@@ -222,9 +240,27 @@ def test_a_declared_database_that_is_not_in_a_restore_point_makes_it_bad():
     assert whole.found.reasons == []
 
 
+def test_a_set_that_was_dumped_hours_later_may_have_later_documents():
+    looking = _looking(_Unread(), ("openhim", 1))
+    (one,) = looking.manifest.replica_sets
+    looking.point = _point(1)
+    assert looking._until(one) == looking.point.time + verify._CLOCKS_DIFFER
+    later = looking.point.time + timedelta(hours=5)
+    at = (int(later.timestamp()), 1)
+    assert looking._until(replace(one, at=at)) == later + verify._CLOCKS_DIFFER
+
+
 def test_too_little_room_is_told_with_what_is_needed_and_what_there_is():
     with pytest.raises(scratch.NoRoom, match=r"has .* free, and 1000000\.0 GB of documents need"):
         scratch.refuse_without_room(Path("/"), 10**15)
+
+
+def test_too_little_room_for_the_last_set_is_told_before_anything_is_read(tmp_path):
+    repository = _Unread()
+    looking = _looking(repository, ("small", 10), ("large", 10**15), folder=tmp_path)
+    with pytest.raises(scratch.NoRoom, match=r"1000000\.0 GB of documents need"):
+        looking.all()
+    assert repository.asked == []
 
 
 def test_a_folder_in_memory_is_held_against_the_memory_that_is_available(monkeypatch, tmp_path):

@@ -146,10 +146,10 @@ def metadata_json(
     )
 
 
-def parse_metadata(text: str) -> dict[str, Any]:
-    """The opposite of :func:`metadata_json`: a document with ``options`` and ``indexes``.
+def parse_extended_json(text: str) -> Any:
+    """What canonical extended JSON says: a query's ``$regex`` stays one, and any date a date.
 
-    Raises ArchiveDamaged when it is not extended JSON.
+    Raises ValueError, TypeError, KeyError or BSONError when it is something else.
     """
 
     def value(pairs: list[tuple[str, Any]]) -> Any:
@@ -158,10 +158,19 @@ def parse_metadata(text: str) -> dict[str, Any]:
             return json_util.object_hook(document, _CANONICAL)
         return document
 
+    return json.loads(text, object_pairs_hook=value)
+
+
+def parse_metadata(text: str) -> dict[str, Any]:
+    """The opposite of :func:`metadata_json`: a document with ``options`` and ``indexes``.
+
+    Raises ArchiveDamaged when it is not extended JSON.
+    """
+
     if not text:
         return {"options": {}, "indexes": []}
     try:
-        parsed = json.loads(text, object_pairs_hook=value)
+        parsed = parse_extended_json(text)
         if not isinstance(parsed, dict):
             raise TypeError("not an object")
     except (ValueError, TypeError, KeyError, BSONError) as error:

@@ -102,12 +102,8 @@ def mongod(binary: str, data_bytes: int = 0, folder: str | Path | None = None) -
 
     Raises :class:`NoRoom` and :class:`ScratchError`.
     """
-    parent = Path(folder or FOLDER)
     command = _command(binary)
-    if not parent.is_dir():
-        raise ScratchError(f"{parent} is no folder; expected a tmpfs such as {FOLDER}")
-    remove_abandoned(parent)
-    refuse_without_room(parent, data_bytes)
+    parent = parent_with_room(folder, data_bytes)
     own, lock = _own_folder(parent)
     keeper: subprocess.Popen[bytes] | None = None
     try:
@@ -132,6 +128,16 @@ def mongod(binary: str, data_bytes: int = 0, folder: str | Path | None = None) -
         _stop(keeper)
         shutil.rmtree(own, ignore_errors=True)
         os.close(lock)
+
+
+def parent_with_room(folder: str | Path | None, data_bytes: int) -> Path:
+    """Where a scratch mongod's own folder can be made; ``folder`` and errors as for mongod."""
+    parent = Path(folder or FOLDER)
+    if not parent.is_dir():
+        raise ScratchError(f"{parent} is no folder; expected a tmpfs such as {FOLDER}")
+    remove_abandoned(parent)
+    refuse_without_room(parent, data_bytes)
+    return parent
 
 
 def room_needed(data_bytes: int) -> int:

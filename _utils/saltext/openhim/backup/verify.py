@@ -24,9 +24,9 @@ from glob import escape
 from pathlib import Path
 from typing import Any
 
-from bson import json_util
+from bson.codec_options import CodecOptions, DatetimeConversion
 from pymongo import MongoClient
-from saltext.openhim.backup import dump, load, points, scratch, work
+from saltext.openhim.backup import archive, dump, load, points, scratch, work
 from saltext.openhim.backup import manifest as manifests
 from saltext.openhim.backup.archive import COLLECTION, ArchiveDamaged
 from saltext.openhim.backup.declaration import Backups
@@ -44,6 +44,8 @@ MOST_REASONS = 20
 _OF_THE_SERVER = {50, 89, 91, 262, 11600, 11602, 14031}
 _OF_THE_SERVER_ITSELF = {"admin", "config", "local"}
 _CHUNK = 1 << 20
+#: A document's date is another host's clock.
+_CLOCKS_DIFFER = timedelta(minutes=5)
 
 
 class NotVerified(OpenHIMError):
@@ -290,6 +292,7 @@ class _Looking:
     def all(self) -> None:
         """Looks at everything; what is bad is in the findings, what is no verdict is raised."""
         steps: list[Callable[[], None]] = [
+            self._room,
             self._manifest_itself,
             self._declared_databases,
             *(partial(self._replica_set, one) for one in self.manifest.replica_sets),
@@ -319,6 +322,15 @@ class _Looking:
         except tarfile.TarError as error:
             self.found.reasons.append(f"{points.FILES_FILENAME} is no tar archive: {error}")
 
+    def _room(self) -> None:
+        """Too little room for one of the sets is told at once, not when hours have passed."""
+        largest = max((self._size(one) for one in self.manifest.replica_sets), default=0)
+        if largest:
+            scratch.parent_with_room(self.folder, largest)
+
+    def _size(self, one: ReplicaSet) -> int:
+        return sum(n.bytes for n in one.namespaces if self._looked_at(n))
+
     def _manifest_itself(self) -> None:
         where = f"the manifest of {self.point.id} in {self.repository.location}"
         with self.repository.read(self.point.manifest_snapshot, manifests.FILENAME) as reader:
@@ -343,8 +355,7 @@ class _Looking:
             self._read_through(one.part)
             self.found.sets[one.name] = _told(one, [])
             return
-        size = sum(n.bytes for n in wanted)
-        with scratch.mongod(self.binary, size, self.folder) as server:
+        with scratch.mongod(self.binary, self._size(one), self.folder) as server:
             _refuse_older(server.version, one)
             self.found.server_version = server.version
             try:
@@ -413,8 +424,13 @@ class _Looking:
             count = collection.estimated_document_count() if plain else None
             if count is None:
                 count = collection.count_documents({})
-            newest = _newest(collection, assertion.get("newest"))
+            newest = _newest(collection, assertion.get("newest"), self._until(one))
             self._note(assertion, asserted(assertion, count, newest, self.point.time), count)
+
+    def _until(self, one: ReplicaSet) -> datetime:
+        """Until when a document of a set can have been written: its dump may come hours later."""
+        dumped = datetime.fromtimestamp(one.at[0], timezone.utc) if one.at else self.point.time
+        return max(dumped, self.point.time) + _CLOCKS_DIFFER
 
     def _note(self, assertion: Mapping[str, Any], told: list[str], count: int | None) -> None:
         self.found.reasons += told
@@ -508,8 +524,11 @@ def _release(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".")[:2])
 
 
-def _newest(collection: Any, wanted: Mapping[str, Any] | None) -> datetime | None:
-    """The newest date in a field; other types of value sort above dates and do not count."""
+def _newest(collection: Any, wanted: Mapping[str, Any] | None, until: datetime) -> datetime | None:
+    """The newest date in a field up to ``until``: what claims to be of later tells of no write.
+
+    Other types of value sort above dates and do not count.
+    """
     if not wanted:
         return None
     key = wanted["field"]
@@ -517,18 +536,21 @@ def _newest(collection: Any, wanted: Mapping[str, Any] | None) -> datetime | Non
         {"$project": {"_id": 0, "value": f"${key}"}},
         # A field inside a list is a list of values.
         {"$unwind": "$value"},
-        {"$match": {"value": {"$type": "date"}}},
+        {"$match": {"value": {"$type": "date", "$lte": until}}},
         {"$group": {"_id": None, "newest": {"$max": "$value"}}},
     ]
-    return next((found["newest"] for found in collection.aggregate(pipeline)), None)
+    # A date before the first year that Python knows is an old one, and no error.
+    exact = CodecOptions(tz_aware=True, datetime_conversion=DatetimeConversion.DATETIME_CLAMP)
+    found = collection.with_options(codec_options=exact).aggregate(pipeline)
+    return next((each["newest"] for each in found), None)
 
 
 def _check_files(stream: Any, files: Sequence[File]) -> int:
     """Compares the files of the tar archive with the manifest; returns how many there are."""
     expected = {file.path: file for file in files}
-    with tarfile.open(fileobj=io.BufferedReader(stream), mode="r|") as archive:
-        for member in archive:
-            content = archive.extractfile(member) if member.isreg() else None
+    with tarfile.open(fileobj=io.BufferedReader(stream), mode="r|") as tar:
+        for member in tar:
+            content = tar.extractfile(member) if member.isreg() else None
             file = expected.pop(f"/{member.name}", None)
             if file is None or content is None:
                 raise _Bad(f"/{member.name} is in {points.FILES_FILENAME} and not in the manifest")
@@ -557,7 +579,7 @@ def _index_differences(name: str, wanted: Namespace, found: Namespace) -> list[s
 
 
 def _document(text: str) -> Any:
-    return json_util.loads(text, json_options=json_util.CANONICAL_JSON_OPTIONS)
+    return archive.parse_extended_json(text)
 
 
 def _same(one: Any, other: Any) -> bool:

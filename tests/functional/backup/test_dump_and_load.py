@@ -12,7 +12,7 @@ from bson.raw_bson import RawBSONDocument
 from pymongo import ASCENDING, GEOSPHERE, TEXT, MongoClient, ReadPreference
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
-from saltext.openhim.backup import archive, dump, load
+from saltext.openhim.backup import archive, cursor, dump, load
 from saltext.openhim.errors import OpenHIMError, Refused, Unreachable
 
 from tests.functional.conftest import eventually
@@ -375,6 +375,70 @@ def test_deletes_during_the_dump_do_not_show(client, monkeypatch):
         "openhim.zzz": 50,
     }
     assert done.count == 4050
+
+
+@pytest.fixture
+def between_batches(monkeypatch):
+    """Has something done when a batch of a collection was read, before the next one."""
+
+    def set_up(action):
+        class Interrupted(dump.RawCursor):
+            def __iter__(self):
+                for number, batch in enumerate(super().__iter__()):
+                    yield batch
+                    action(number)
+
+        monkeypatch.setattr(dump, "RawCursor", Interrupted)
+
+    return set_up
+
+
+@pytest.mark.parametrize("held", [True, False])
+@pytest.mark.parametrize("limits", [{"max": 1000, "size": 10**7}, {"size": 200_000}])
+def test_a_capped_collection_never_has_more_than_fits_into_it(
+    client, between_batches, monkeypatch, limits, held
+):
+    if not held:
+        monkeypatch.setattr(dump, "_CAPPED_RETRY_BYTES", 0)
+    monkeypatch.setattr(cursor, "REPLY_BYTES", 20_000)
+    log = client.openhim.create_collection("log", capped=True, **limits)
+    numbers = itertools.count()
+
+    def write(count):
+        log.insert_many([{"_id": next(numbers), "x": "y" * 150} for _ in range(count)])
+
+    write(2000)
+    before = [each["_id"] for each in log.find()]
+    # Fewer than are read: the reader stays ahead of the end that is overwritten.
+    between_batches(lambda number: write(50))
+    done, data = dumped(client)
+    assert next(numbers) > 2200
+    assert [each["_id"] for each in read_documents(data)["openhim.log"]] == before
+    load.load(io.BytesIO(data), client, rename={"openhim": "again"})
+    assert dump.contents(client, ["again"]).namespaces[0].digest == done.namespaces[0].digest
+
+
+@pytest.mark.parametrize(("times", "outcome"), [(1, "read again"), (9, "told")])
+def test_a_capped_collection_that_is_overwritten_while_it_is_read(
+    client, between_batches, monkeypatch, times, outcome
+):
+    monkeypatch.setattr(cursor, "REPLY_BYTES", 20_000)
+    log = client.openhim.create_collection("log", capped=True, size=10**7, max=1000)
+    log.insert_many([{"x": "y" * 150} for _ in range(1000)])
+    left = [times]
+
+    def overwrite(number):
+        if left[0]:
+            left[0] -= 1
+            log.insert_many([{"x": "z" * 150} for _ in range(1500)])
+
+    between_batches(overwrite)
+    if outcome == "told":
+        with pytest.raises(dump.Changed, match=r"openhim\.log is capped, and writers overwrote it"):
+            dumped(client)
+    else:
+        _, data = dumped(client)
+        assert [each["x"][0] for each in read_documents(data)["openhim.log"]] == ["z"] * 1000
 
 
 def test_what_is_made_during_the_dump_is_not_in_it(client):

@@ -21,6 +21,8 @@ from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 from bson import Timestamp
+from bson.codec_options import CodecOptions
+from bson.raw_bson import RawBSONDocument
 from pymongo import MongoClient
 from pymongo.errors import OperationFailure
 from saltext.openhim.backup import archive
@@ -417,6 +419,15 @@ def _find(server: _Server, plan: _Plan, at: Timestamp | None) -> dict[str, Any]:
     return find
 
 
+class _Overwritten(Exception):
+    """Writers to a capped collection were faster than its reader."""
+
+
+def _is_overwritten(error: Exception) -> bool:
+    code = error.code if isinstance(error, OperationFailure) else None
+    return isinstance(error, _Overwritten) or code == _CAPPED_POSITION_LOST
+
+
 class _Source:
     """One namespace, read: in a thread of its own, ahead of the writer."""
 
@@ -450,7 +461,7 @@ class _Source:
             held: list[list[memoryview]] | None = []
             size = 0
             try:
-                for documents in self._find():
+                for documents in self._up_to_the_newest():
                     if held is None:
                         yield documents
                         continue
@@ -459,14 +470,42 @@ class _Source:
                     if size > _CAPPED_RETRY_BYTES:
                         yield from held
                         held = None
-            except OperationFailure as error:
+            except (_Overwritten, OperationFailure) as error:
                 last = attempt + 1 == _CAPPED_RETRIES
-                if error.code != _CAPPED_POSITION_LOST or held is None or last:
+                if not _is_overwritten(error) or held is None or last:
                     raise
                 self.close()
                 continue
             yield from held or ()
             return
+
+    def _up_to_the_newest(self) -> Iterator[list[memoryview]]:
+        """From the oldest document to the one that is the newest now.
+
+        Each batch sees what the majority has by then: with all that writers add meanwhile, there
+        would be more than the collection has room for, and a restore would lose the oldest.
+        """
+        newest = self._newest_id()
+        if not newest:
+            return
+        for documents in self._find():
+            for number, document in enumerate(documents, 1):
+                # The server stores _id as the first field.
+                if document[4 : 4 + len(newest)] == newest:
+                    yield documents[:number]
+                    return
+            yield documents
+        raise _Overwritten
+
+    def _newest_id(self) -> bytes:
+        """The field ``_id`` of the newest document, as BSON has it; empty when there is none."""
+        find = _find(self._server, self._plan, self._at)
+        find |= {"sort": {"$natural": -1}, "projection": {"_id": 1}}
+        reply = self._server.client[self._plan.db].command(
+            {**find, "limit": 1, "singleBatch": True},
+            codec_options=CodecOptions(document_class=RawBSONDocument),
+        )
+        return b"".join(found.raw[4:-1] for found in reply["cursor"]["firstBatch"])
 
     def keep_alive(self) -> None:
         if self._cursor:
@@ -556,6 +595,8 @@ def _explained(
     with explained(where):
         try:
             yield
+        except _Overwritten:
+            raise _too_fast(plan) from None
         except OperationFailure as error:
             if error.code == _SNAPSHOT_TOO_OLD and at:
                 raise _too_old(client, where, at, time.monotonic() - began) from None
@@ -563,11 +604,8 @@ def _explained(
                 raise Refused(
                     f"{where} can't read at {_words(at)}: {(error.details or {}).get('errmsg')}"
                 ) from None
-            if error.code == _CAPPED_POSITION_LOST and plan:
-                raise Changed(
-                    f"{plan.namespace} is capped, and writers overwrote it faster than it could be "
-                    "read. Take the dump again, or make that collection larger."
-                ) from None
+            if error.code == _CAPPED_POSITION_LOST:
+                raise _too_fast(plan) from None
             if error.code == _CURSOR_NOT_FOUND and plan:
                 raise Changed(
                     f"{where} gave up the reading of {plan.namespace}: it was restarted, or "
@@ -576,6 +614,13 @@ def _explained(
             if plan and (error.code in _CHANGED or _lost_collection(error)):
                 raise _changed(plan.namespace, at, error) from None
             raise
+
+
+def _too_fast(plan: _Plan | None) -> Changed:
+    return Changed(
+        f"{plan.namespace if plan else 'a collection'} is capped, and writers overwrote it faster "
+        "than it could be read. Take the dump again, or make that collection larger."
+    )
 
 
 def _lost_collection(error: OperationFailure) -> bool:

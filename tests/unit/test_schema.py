@@ -361,6 +361,14 @@ def test_who_takes_restore_points_holds_nothing_that_removes_them(openhim: dict[
     assert "found 'south-db1', which takes the backups; allowed another host" in said
 
 
+def test_who_verifies_reads_the_copies_too_unless_it_takes_them(openhim: dict[str, Any]) -> None:
+    """Nobody else would verify them; and production must not hold their keys."""
+    openhim["backup"] |= {"verified_by": "north-core"}
+    assert {"backup_store", "backup_copy"} <= set(needs.needed(openhim, "north-core"))
+    openhim["backup"] |= {"verified_by": "south-db1"}
+    assert "backup_copy" not in needs.needed(openhim, "south-db1")
+
+
 def test_the_recovery_key_is_where_the_start_bundle_is_stored_and_nowhere_else(
     openhim: dict[str, Any],
 ) -> None:

@@ -33,7 +33,7 @@ def answers(monkeypatch):
         yield SimpleNamespace(admin=admin, member=member)
 
     monkeypatch.setattr(declaration.connection, "connected", connected)
-    monkeypatch.setattr(declaration.Backups, "_access", lambda _: None)
+    monkeypatch.setattr(declaration.Backups, "access", lambda _: None)
     return said
 
 

@@ -81,17 +81,21 @@ class Backups:
     @property
     def visible(self) -> list[str]:
         """The repositories whose credentials this host has."""
+        return [name for name, entry in self.repositories.items() if self.opens(entry)]
+
+    def opens(self, entry: Mapping[str, Any]) -> bool:
+        """Whether this host has the credentials that a repository's entry names.
+
+        A host that only prunes has those for pruning, and looks with them too.
+        """
+        if self._has(entry, USE):
+            return True
+        return entry.get("pruned_by") == self.host and self._has(entry, PRUNE)
+
+    def _has(self, entry: Mapping[str, Any], purpose: str) -> bool:
         known = (self.pillar.get("openhim") or {}).get("secrets") or {}
-        return [
-            name
-            for name, entry in self.repositories.items()
-            if {
-                entry["secret"],
-                *(entry.get("environment") or {}).values(),
-                *needs.in_url(entry["url"]),
-            }
-            <= set(known)
-        ]
+        url, environment = _way(entry, purpose)
+        return {entry["secret"], *environment.values(), *needs.in_url(url)} <= set(known)
 
     @property
     def epoch(self) -> int:
@@ -122,11 +126,13 @@ class Backups:
                 f"the repository {name!r} is not in openhim:backup:repositories; declared are "
                 f"{known}"
             )
-        entry = self.repositories[name]
-        url, environment = entry["url"], entry.get("environment") or {}
-        if purpose == PRUNE:
-            url = entry.get("prune_url", url)
-            environment = entry.get("prune_environment") or environment
+        return self.opened(self.repositories[name], purpose)
+
+    def opened(self, entry: Mapping[str, Any], purpose: str = USE) -> Repository:
+        """A repository by its entry in the pillar, with this host's credentials for a purpose."""
+        if not self._has(entry, purpose) and self.opens(entry):
+            purpose = PRUNE
+        url, environment = _way(entry, purpose)
         return Repository(
             self._filled(url),
             secrets.lookup(self.pillar, entry["secret"]),
@@ -173,7 +179,7 @@ class Backups:
         max_age: seconds; what the majority has may not be older. A member that is cut off from its
         primary stays a secondary, and shows the same moment for ever.
         """
-        access = self._access()
+        access = self.access()
         member, newest = _best_member(self.stack.replica_sets[set_name], self._site(), access)
         age = clock.time() - newest
         if max_age is not None and age > max_age:
@@ -189,12 +195,22 @@ class Backups:
     def _site(self) -> str:
         return self.stack.host(self.host).site
 
-    def _access(self) -> connection.Access:
+    def access(self) -> connection.Access:
+        """As whom MongoDB is read: ``openhim:backup:user``."""
         user = self.entry["user"]
         declared = self.stack.declared["mongodb"]["users"][user]
         tls_ca = connection.Access.from_pillar(self.stack, self.pillar).tls_ca_file
         password = secrets.lookup(self.pillar, declared["secret"])
         return connection.Access(user, password, None, tls_ca)
+
+
+def _way(entry: Mapping[str, Any], purpose: str) -> tuple[str, Mapping[str, str]]:
+    """The URL and the environment that a repository's entry declares for a purpose."""
+    url, environment = entry["url"], entry.get("environment") or {}
+    if purpose == PRUNE:
+        url = entry.get("prune_url", url)
+        environment = entry.get("prune_environment") or environment
+    return url, environment
 
 
 def from_pillar(pillar: Mapping[str, Any], minion_id: str) -> Backups:

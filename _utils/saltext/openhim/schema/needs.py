@@ -146,7 +146,8 @@ def _of_backup(declared: Mapping[str, Any], host_id: str) -> dict[str, str]:
             for other in repositories.values()
         )
         first = "copy_of" not in entry
-        used = pulls or feeds or (first and (takes or verifies))
+        # Who verifies reads the copies too, but production must not hold their keys.
+        used = pulls or feeds or (takes and first) or (verifies and (first or not takes))
         prunes = entry.get("pruned_by") == host_id
         secrets = [entry.get("secret")] if used or prunes else []
         if used:

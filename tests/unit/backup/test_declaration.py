@@ -1,0 +1,47 @@
+"""Which repositories a host can open, and as what."""
+
+import pytest
+from saltext.openhim.backup.declaration import PRUNE, USE
+from saltext.openhim.errors import OpenHIMError
+
+from .test_schedule import backups
+
+STORE = {
+    "url": "rest:http://producer:{producer}@store/",
+    "secret": "key",
+    "pruned_by": "north-core",
+    "prune_url": "rest:http://keeper:{keeper}@store/",
+}
+S3 = {
+    "url": "s3:https://store/bucket",
+    "secret": "key",
+    "environment": {"AWS_SECRET_ACCESS_KEY": "producer"},
+    "pruned_by": "north-core",
+    "prune_environment": {"AWS_SECRET_ACCESS_KEY": "keeper"},
+}
+
+
+def seen_from(host, entry, *known):
+    found = backups(host, repositories={"near": entry})
+    found.pillar["openhim"]["secrets"] = {name: f"the {name}" for name in known}
+    return found
+
+
+@pytest.mark.parametrize("entry", [STORE, S3], ids=["in the url", "in the environment"])
+def test_a_host_that_only_prunes_looks_with_what_it_has(entry):
+    keeper = seen_from("north-core", entry, "key", "keeper")
+    assert keeper.visible == ["near"]
+    opened = keeper.repository("near")
+    assert "keeper" in f"{opened.url} {opened.environment}"
+    both = seen_from("north-core", entry, "key", "keeper", "producer").repository("near", USE)
+    assert "producer" in f"{both.url} {both.environment}"
+
+
+@pytest.mark.parametrize("entry", [STORE, S3], ids=["in the url", "in the environment"])
+def test_another_host_never_uses_what_prunes(entry):
+    other = seen_from("south-db1", entry, "key", "keeper")
+    assert other.visible == []
+    with pytest.raises(OpenHIMError, match="openhim:secrets:producer: found nothing"):
+        other.repository("near")
+    with pytest.raises(OpenHIMError, match="openhim:secrets:keeper: found nothing"):
+        seen_from("north-core", entry, "key", "producer").repository("near", PRUNE)

@@ -9,13 +9,15 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import bson
 import pytest
 from bson import Int64, Timestamp
+from saltext.openhim.backup.oplog import archiver as code
 from saltext.openhim.backup.oplog import chain, slices
-from saltext.openhim.backup.oplog.archiver import StaleEpoch
+from saltext.openhim.backup.oplog.archiver import Archiver, StaleEpoch
 from saltext.openhim.backup.oplog.chain import TimeNotReachable
 from saltext.openhim.backup.oplog.entry import Entry
 from saltext.openhim.backup.oplog.slices import Collector, Position, Timeline
@@ -29,6 +31,7 @@ from tests.functional.backup.oplog.conftest import (
     archiving,
     assert_same_as_the_oplog,
     majority_time,
+    oplog,
     until_archived,
     write,
 )
@@ -265,6 +268,54 @@ def test_an_older_epoch_does_not_write_into_a_newer_ones_archive(single, client,
     assert store.headers() == before
 
 
+def test_a_running_archiver_notices_a_newer_epoch_and_stops(single, client, store, monkeypatch):
+    """As one does that has lost its master, while the others moved to another site."""
+    monkeypatch.setattr(code, "_LOOK", 0.5)
+    running = archiver_of(single, store, epoch=1, begin_at=majority_time(client))
+    stop = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        ended = pool.submit(running.run, stop)
+        try:
+            until_archived(running, write(client.openhim.numbers, {"_id": 1}))
+            newer = archiver_of(single, store, epoch=2)
+            write(client.openhim.numbers, {"_id": 2})
+            newer.catch_up()
+            with pytest.raises(StaleEpoch, match="has epoch 2, and this host is in epoch 1"):
+                ended.result(30)
+        finally:
+            stop.set()
+
+
+@pytest.mark.parametrize("archived_before", [True, False])
+def test_an_oplog_that_leaves_its_history_again_and_again_is_waited_out(
+    single, client, store, monkeypatch, archived_before
+):
+    """Mocked: that it does so within milliseconds."""
+    begin = majority_time(client)
+    write(client.openhim.numbers, {"_id": 1})
+    if archived_before:
+        archiver_of(single, store, begin_at=begin).catch_up()
+        write(client.openhim.numbers, {"_id": 2})
+    last = majority_time(client)
+    left, check = [True] * 5, Archiver._check_first
+
+    def check_first(self, *arguments):
+        if left and left.pop():
+            raise code._Diverged
+        check(self, *arguments)
+
+    monkeypatch.setattr(Archiver, "_check_first", check_first)
+    archiver = archiver_of(single, store, begin_at=begin)
+    for _ in range(2):
+        with pytest.raises(OpenHIMError, match="left the archived history twice"):
+            archiver.catch_up()
+    assert archiver.catch_up().ts >= last  # the last one of five is followed by none
+    lines = chain.timelines(store.headers(), SET)
+    assert {line.parent for line in lines if line.parent} <= {line.key for line in lines}
+    if archived_before:
+        assert chain.plan(store.headers(), SET, base=begin, to=last).segments
+
+
 def test_a_new_epoch_goes_on_from_the_same_entry_on_a_timeline_of_its_own(single, client, store):
     base = majority_time(client)
     write(client.openhim.numbers, {"_id": 0})
@@ -327,6 +378,33 @@ def test_a_history_that_the_oplog_does_not_know_gets_a_timeline_of_its_own(singl
     assert chain.plan(store.headers(), SET, base=first, to=last).segments
     with pytest.raises(TimeNotReachable):
         chain.plan(store.headers(), SET, base=old.previous.ts, to=last, base_epoch=1)
+
+
+def test_a_damaged_slice_at_the_fork_does_not_stop_the_new_epochs_archive(single, client, store):
+    """It branches before that slice, and archives once more what the slice should have."""
+    begin = majority_time(client)
+    write(client.openhim.numbers, {"_id": 1})
+    end = archiver_of(single, store, begin_at=begin).catch_up()
+    to = write(client.openhim.numbers, {"_id": 2})
+    old = Collector(end)
+    for entry in oplog(client, end.ts, to):
+        old.add(entry)
+    fork = old.last
+    for number in (1, 2):  # what did not survive
+        ts = Timestamp(fork.time, fork.inc + number)
+        old.add(bson.encode({"op": "n", "ns": "", "o": {}, "ts": ts, "t": Int64(fork.term)}))
+    header = old.header(STACK, SET, Timeline(1, fork.term))
+    store.put(header, [*list(old.chunks(header))[:-1], b"damaged"])
+    after = slices.gap(STACK, SET, header.timeline, old.last, Position(fork.time + 1, 1, fork.term),
+                       header.last_wall, "or that slice were the last, and taken back")  # fmt: skip
+    store.put(after, [after.encode()])
+    last = write(client.openhim.numbers, {"_id": 3})
+    archiver_of(single, store, epoch=2).catch_up()
+    line = chain.timeline_of(store.headers(), SET, 2)
+    assert line.branch == end
+    plan = chain.plan(store.headers(), SET, base=begin, to=last, base_epoch=1)
+    assert header not in [segment.header for segment in plan.segments]
+    assert_same_as_the_oplog(store, client)
 
 
 def _later(client, second):

@@ -54,6 +54,8 @@ _SMALL = 100
 #: Seconds for which a member that does not answer may have what is missing elsewhere. One that is
 #: lost for good must not end the archive.
 _PATIENCE = 600.0
+#: How often a running archiver looks what others have put into the store, seconds.
+_LOOK = 300.0
 _BACKOFF = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0)
 _FORWARD = [("$natural", 1)]
 _BACKWARD = [("$natural", -1)]
@@ -173,6 +175,7 @@ class Archiver:
         self._status = Status()
         self._timeline = Timeline(epoch, 0)
         self._known: Sequence[Header] = ()
+        self._looked = 0.0
         self._collected = Collector(Position(0, 0))
         self._unasked_since: float | None = None
         self._clock: _Clock | None = None
@@ -219,12 +222,21 @@ class Archiver:
             self._clock = _Clock(client)
             known = self._known = self._sound()
             self._begin(self._resume(client, known))
-            oplog = _oplog(client)
+            oplog, diverged = _oplog(client), False
             while True:
                 try:
                     return self._archive(client, oplog, stop)
                 except _Diverged:
-                    self._begin(self._branch(client, known, self._timeline))
+                    if diverged:
+                        raise OpenHIMError(
+                            f"the oplog of {self._set} left the archived history twice while it "
+                            "was looked for; an election or a rollback may be under way"
+                        ) from None
+                    diverged = True
+                    # Not from where it began just now: nothing of that is archived.
+                    lines = chain.timelines(known, self._set)
+                    again = self._branch(client, known, lines[-1]) if lines else None
+                    self._begin(again or self._first(client))
                 except _Elsewhere as found:
                     oplog = _oplog(client, found.preference)
 
@@ -236,12 +248,23 @@ class Archiver:
         for entries in self._tail(client, oplog):
             self._take(entries)
             done = stop.is_set() if stop else self._collected.last.ts >= target["ts"]  # type: ignore
+            if stop and time.monotonic() - self._looked >= _LOOK:
+                self._look()
             if done or self._due():
                 self._commit()
             if done:
                 return
             if stop and 0 < len(entries) < _SMALL:
                 stop.wait(_PAUSE)
+
+    def _look(self) -> None:
+        """Sees to it that no recovery went on without this host, and knows what was taken back.
+
+        It may have lost its master, and go on beside those who moved to another site.
+        """
+        self._known = self._store.headers()
+        self._looked = time.monotonic()
+        self._refuse_stale(self._known)
 
     def _take(self, entries: Sequence[bytes]) -> None:
         for entry in entries:
@@ -312,13 +335,8 @@ class Archiver:
         lines = chain.timelines(known, self._set)
         if not lines:
             return self._first(client)
+        self._refuse_stale(known)
         line = lines[-1]
-        if line.epoch > self._epoch:
-            raise StaleEpoch(
-                f"the oplog archive of {self._set} has epoch {line.epoch}, and this host is in "
-                f"epoch {self._epoch}: a recovery happened that it does not know of. It must not "
-                "archive before its recovery record is up to date"
-            )
         last = chain.newest(known, self._set, line)
         if last is None:
             raise OpenHIMError(f"the oplog archive has nothing of its own timeline {line.key}")
@@ -328,10 +346,20 @@ class Archiver:
             return self._branch(client, known, line)
         return _Resume(line, last.last)
 
+    def _refuse_stale(self, known: Sequence[Header]) -> None:
+        newest = max((line.epoch for line in chain.timelines(known, self._set)), default=0)
+        if newest > self._epoch:
+            raise StaleEpoch(
+                f"the oplog archive of {self._set} has epoch {newest}, and this host is in "
+                f"epoch {self._epoch}: a recovery happened that it does not know of. It must not "
+                "archive before its recovery record is up to date"
+            )
+
     def _sound(self) -> list[Header]:
         """What the store holds; its last slice is read, for it may be what a kill left."""
         while True:
             known = self._store.headers()
+            self._looked = time.monotonic()
             slices.check_stack(known, self._stack)
             lines = chain.timelines(known, self._set)
             last = chain.newest(known, self._set, lines[-1]) if lines else None
@@ -385,21 +413,29 @@ class Archiver:
     def _last_shared(
         self, oplog: Collection[Any], segments: Sequence[chain.Segment], end: Position
     ) -> Position:
-        """Within the slice that goes on from ``end``, the last entry that the oplog has too."""
+        """Within the slice that goes on from ``end``, the last entry that the oplog has too.
+
+        Of a damaged slice nothing is to be trusted: then it is ``end``, and what the oplog shares
+        with that slice is archived once more.
+        """
         following = [each for each in segments if each.after <= end < each.until]
         if not following:
             return end
         chosen = max(following, key=lambda each: each.until)
         own = oplog.find({"ts": {"$gt": end.ts}}, {"ts": 1, "t": 1})
-        with contextlib.closing(self._store.get(chosen.header.name)) as stream, own:
-            for entry in slices.read(stream, chosen.header):
-                position = slices.position_of(entry)
-                if position <= end:
-                    continue
-                if position > chosen.until or Position.of(next(own, _NOTHING)) != position:
-                    return end
-                end = position
-        return end
+        shared, parted = end, False
+        try:
+            with contextlib.closing(self._store.get(chosen.header.name)) as stream, own:
+                for entry in slices.read(stream, chosen.header):  # to its end, for that checks it
+                    position = slices.position_of(entry)
+                    if parted or position <= end:
+                        continue
+                    parted = position > chosen.until or Position.of(next(own, _NOTHING)) != position
+                    shared = shared if parted else position
+        except DamagedSlice as error:
+            log.warning("the slice at the fork is damaged; it is branched before it: %s", error)
+            return end
+        return shared
 
     # --- tailing ---
 

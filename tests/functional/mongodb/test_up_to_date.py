@@ -269,3 +269,19 @@ def test_a_new_certificate_is_taken_without_a_restart(secured):
     assert "without a restart" in done
     assert not unit.away
     assert not restart.pending(unit.vantage, unit.instance)
+
+
+def test_a_certificate_that_is_not_taken_restarts_into_no_other_version(secured, tmp_path):
+    """A package's update may have replaced the binary under the mongod that runs."""
+    unit = Unit(secured, "north-db1")
+    unit.instance["certificate"] = str(secured.certificate)
+    newer = tmp_path / "mongod"
+    newer.write_text("#!/bin/sh\necho 'db version v6.0.27'\n")
+    newer.chmod(0o755)
+    unit.instance["binary"] = str(newer)
+    secured.renew()
+    whole = secured.certificate.read_bytes()
+    secured.certificate.write_bytes(whole[: whole.index(b"-----BEGIN PRIVATE KEY")])
+    with pytest.raises(Refused, match=f"{newer} is version 6.0.27, declared is 6.0.5; nothing was"):
+        unit.bring_up_to_date()
+    assert not unit.away

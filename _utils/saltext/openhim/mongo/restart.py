@@ -154,11 +154,10 @@ def bring_up_to_date(
     """
     wanted = pending(vantage, instance)
     done: list[str] = []
+    if wanted.certificate and not wanted.reasons:
+        done = _rotate(vantage, instance, wanted)  # which may become a reason
     if wanted.reasons:
         _require_binary(instance, str(vantage.stack.declared["mongodb"]["version"]))
-    if wanted.certificate and not wanted.reasons:
-        done = _rotate(vantage, instance, wanted)
-    if wanted.reasons:
         done = _restart(vantage, wanted, restart, timeout)
     left = pending(vantage, instance)
     if left:

@@ -395,13 +395,15 @@ def _verified(point):
 
 
 @_converted
-def restore(point="latest", why="", by="", repository=None, overwrite=False):
+def restore(point="latest", why="", by="", repository=None, overwrite=False, to_time=None):
     """
-    Restore a restore point into the declared replica sets. Stop OpenHIM first: it would write into
-    data that is incomplete (``orch.restore`` does so).
+    Restore a restore point, or the data of any time that the oplog archive reaches, into the
+    declared replica sets. Stop OpenHIM first: it would write into data that is incomplete
+    (``orch.restore`` does so).
 
     point
-        An ID, ``latest`` or ``verified`` (the newest that was verified).
+        An ID, ``latest`` or ``verified`` (the newest that was verified). With ``to_time``, the
+        newest from before that time.
 
     why, by
         For the marker that it leaves in the database.
@@ -412,11 +414,17 @@ def restore(point="latest", why="", by="", repository=None, overwrite=False):
     overwrite
         Whether collections of the same name are replaced; otherwise they are a reason to refuse.
 
+    to_time
+        ISO 8601 with zone, in whole seconds: what was written before that second is restored, and
+        nothing of it or later. Collections that came later are dropped. A time that the archive
+        does not reach is refused before anything is touched, with those that it does reach.
+
     CLI Example:
 
     .. code-block:: bash
 
         salt 'south-db1' openhim_backup.restore latest why='north burnt down' by='A. Mwale'
+        salt 'south-db1' openhim_backup.restore to_time=2026-01-31T11:59:59Z overwrite=True
     """
     return work.restore(
         _backups(),
@@ -425,6 +433,7 @@ def restore(point="latest", why="", by="", repository=None, overwrite=False):
         why=why or "asked for",
         repository=repository,
         overwrite=overwrite,
+        time=to_time,
         progress=_tell("restore"),
     )
 

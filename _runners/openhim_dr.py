@@ -19,6 +19,7 @@ from salt.exceptions import CommandExecutionError
 from saltext.openhim import record, schema, settings
 from saltext.openhim.backup import schedule
 from saltext.openhim.backup import status as backups
+from saltext.openhim.backup.to_time import parsed
 from saltext.openhim.errors import OpenHIMError, Refused
 from saltext.openhim.recovery import failover
 from saltext.openhim.recovery.figures import figures, moment
@@ -309,18 +310,23 @@ def backup_plan(stack=""):
     }
 
 
-def restore_plan(confirm="", point="", reason="", declared_by=""):
+def restore_plan(confirm="", point="", reason="", declared_by="", to_time=""):
     """
-    May the stack's data become that of a restore point, and what would be done? Changes nothing.
+    May the stack's data become that of a restore point, or of a time, and what would be done?
+    Changes nothing.
 
     confirm
         The stack's name, typed out: what was written since the restore point is replaced.
 
     point
-        ID of a restore point, ``latest`` or ``verified``.
+        ID of a restore point, ``latest`` or ``verified``. May be left out with ``to_time``: then it
+        begins with the newest before that time.
 
     reason, declared_by
         For the marker that the restore leaves.
+
+    to_time
+        The time whose data is wanted (ISO 8601 with zone, in whole seconds).
 
     CLI Example:
 
@@ -339,7 +345,7 @@ def restore_plan(confirm="", point="", reason="", declared_by=""):
     refusals = [
         f"{name}: found nothing; say {what}"
         for name, value, what in (
-            ("point", point, "which restore point: an ID, latest or verified"),
+            ("point", point or to_time, "an ID, latest or verified; or to_time"),
             ("reason", reason, "why, it goes into the marker"),
             ("declared_by", declared_by, "who decides it"),
         )
@@ -348,7 +354,19 @@ def restore_plan(confirm="", point="", reason="", declared_by=""):
     refusals += [f"{one} does not answer, and is needed for a restore" for one in silent]
     if host is None:
         refusals.append("openhim:backup: the pillar declares no backups")
-    return {"refusals": refusals, "cores": cores, "host": host, "since": _now()}
+    if to_time:
+        try:
+            parsed(to_time)
+        except OpenHIMError as error:
+            refusals.append(str(error))
+    return {
+        "refusals": refusals,
+        "cores": cores,
+        "host": host,
+        "since": _now(),
+        "point": point or "latest",
+        "what": f"{to_time}" if to_time else point,
+    }
 
 
 def status(stack):

@@ -154,10 +154,11 @@ def _points(backups, name):
 
 
 @_answered
-def restored(name, why, by="Salt", repository=None, overwrite=False, since=None):
+def restored(name, why, by="Salt", repository=None, overwrite=False, since=None, to_time=None):
     """
-    A restore point was restored into the declared replica sets. Live data never equals its restore
-    point, so the marker decides that the restore left in the main database.
+    A restore point, or the data of a time, was restored into the declared replica sets. Live data
+    never equals its restore point, so the marker decides that the restore left in the main
+    database.
 
     Refuses databases that hold data of which no marker tells.
 
@@ -175,6 +176,10 @@ def restored(name, why, by="Salt", repository=None, overwrite=False, since=None)
 
     since
         ISO 8601 with zone. A restore before that time does not count.
+
+    to_time
+        ISO 8601 with zone, in whole seconds: the data of that time, as the function ``restore`` has
+        it. It begins with the newest restore point before it, or with that of ``name``.
     """
     backups = _backups()
     before = datetime.fromisoformat(since) if since else None
@@ -183,18 +188,25 @@ def restored(name, why, by="Salt", repository=None, overwrite=False, since=None)
         for marker in work.restored(backups)
         if before is None or marker["restored_at"] >= before
     ]
-    if any(name in (marker["point"], work.LATEST, "verified") for marker in markers):
-        last = markers[-1]
-        when = f"{last['restored_at']:%Y-%m-%d %H:%M:%S} UTC"
-        return True, {}, f"{last['point']} was restored ({when})."
-    point, where = work.foreseen(backups, name, repository, overwrite)
-    changes = {"restored": {"old": None, "new": point.id}}
+    for marker in reversed(markers):
+        if work.is_of(marker, name, to_time):
+            when = f"{marker['restored_at']:%Y-%m-%d %H:%M:%S} UTC"
+            return True, {}, f"{work.words(marker)} was restored ({when})."
+    way = work.foreseen(backups, name, repository, overwrite, to_time)
+    what = work.words({"point": way.point.id, "to_time": way.time})
+    changes = {"restored": {"old": None, "new": what}}
     if __opts__["test"]:
-        return None, changes, f"Would restore {point.id} from {where}."
-    done = __salt__["openhim_backup.restore"](point.id, why, by, where, overwrite)
-    if not any(marker["point"] == point.id for marker in work.restored(backups)):
-        return False, changes, f"{point.id} was restored, and its marker is not there."
-    comment = f"{point.id} was restored: {done['documents']} documents."
+        return None, changes, f"Would restore {what} from {way.repository}."
+    arguments = (way.point.id, why, by, way.repository, overwrite, to_time)
+    done = __salt__["openhim_backup.restore"](*arguments)
+    if not any(work.is_of(marker, way.point.id, to_time) for marker in work.restored(backups)):
+        return False, changes, f"{what} was restored, and its marker is not there."
+    comment = f"{what} was restored: {done['documents']} documents."
+    if to_time:
+        operations = sum(one["operations"] for one in done["replayed"].values())
+        comment += f" {operations} operations were replayed."
+        if done["dropped"]:
+            comment += f" Of later, and dropped: {', '.join(done['dropped'])}."
     if done["untouched"]:
         comment += f" Not in it, and left as they are: {', '.join(done['untouched'])}."
     return True, changes, comment

@@ -3,7 +3,10 @@
 #   salt-run state.orchestrate orch.restore pillar='{"restore": {"confirm": "<the stack's name>",
 #     "point": "<ID, latest or verified>", "declared_by": "<who>", "reason": "<why>"}}'
 #
-# What was written since the restore point is replaced: take one before, if it may be needed. With
+# With "to_time": "2026-01-31T11:59:59Z" it becomes that of a time, by the archived oplog; "point" may
+# be left out then.
+#
+# What was written since is replaced: take one before, if it may be needed. With
 # test=True it tells what it would do and changes nothing.
 {%- set request = pillar.get('restore', {}) %}
 {%- set plan = salt['saltutil.runner']('openhim_dr.restore_plan', kwarg=request) %}
@@ -13,12 +16,12 @@
   test.fail_without_changes: []
 {% endfor %}
 {%- else %}
-{%- set known = {'restore': dict(request, since=plan.since)} %}
+{%- set known = {'restore': dict(request, since=plan.since, point=plan.point)} %}
 
 
 {#- Asked before OpenHIM stops: what would be refused must cost nobody the service. #}
 
-The data may become that of {{ request.point }}:
+The data may become that of {{ plan.what }}:
   salt.state:
     - tgt: {{ plan.host }}
     - sls: backup.restored
@@ -36,7 +39,7 @@ OpenHIM on {{ core }} is stopped:
     - failhard: true
 {%- endfor %}
 
-The data is that of {{ request.point }}:
+The data is that of {{ plan.what }}:
   salt.state:
     - tgt: {{ plan.host }}
     - sls: backup.restored

@@ -6,6 +6,7 @@ import fcntl
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import IO, Any, BinaryIO
@@ -14,13 +15,14 @@ from pymongo import MongoClient
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 from saltext.openhim import secrets
-from saltext.openhim.backup import dump, load, points
+from saltext.openhim.backup import dump, load, points, to_time
 from saltext.openhim.backup.archive import BUCKETS, TIMESERIES, VIEW
 from saltext.openhim.backup.declaration import MAX_AGE, PRUNE, SOCKET_TIMEOUT_MS, USE, Backups
 from saltext.openhim.backup.manifest import ReplicaSet
 from saltext.openhim.backup.points import RestorePoint
 from saltext.openhim.backup.progress import Progress
 from saltext.openhim.backup.repository import Lock, Locked
+from saltext.openhim.backup.to_time import Way
 from saltext.openhim.errors import OpenHIMError, Refused
 from saltext.openhim.mongo import connection
 from saltext.openhim.mongo.status import until
@@ -257,6 +259,7 @@ def restore(
     why: str,
     repository: str | None = None,
     overwrite: bool = False,
+    time: str | None = None,
     configuration_first: bool = False,
     on_configured: Callable[[], None] | None = None,
     progress: Tell = None,
@@ -265,57 +268,99 @@ def restore(
 
     Run on a host with the operator's password. OpenHIM must not run meanwhile: it would write into
     data that is incomplete. overwrite: collections of the same name are dropped first; otherwise
-    they are a reason to refuse. configuration_first: ``on_configured`` is called as soon as
-    OpenHIM's configuration is in.
+    they are a reason to refuse. time: goes on to that time with the archived oplog
+    (:mod:`saltext.openhim.backup.to_time`); what a restore point before it does not have is dropped
+    then. configuration_first: ``on_configured`` is called as soon as OpenHIM's configuration is in.
 
     Returns ``point``, ``repository``, ``namespaces`` (their number), ``documents``, ``bytes`` and
-    ``untouched``: collections of the same databases that are not in the restore point, and stay.
+    ``untouched``: collections of the same databases that are not in the restore point, and stay;
+    with a time also ``to_time``, ``dropped`` and, by set, what was ``replayed``.
     """
     with alone("restoring"):
-        chosen, name = find(backups, point, repository)
+        way = _way(backups, point, repository, time)
+        chosen, name = way.point, way.repository
         opened = backups.repository(name)
         loaded = []
+        replayed = _Replayed()
         with _targets(backups, chosen) as targets:
-            _refuse_before(chosen, targets, overwrite)
+            _refuse_before(backups, way, targets, overwrite)
             for one, client in targets:
-                with points.open_part(opened, chosen, one.part) as stream:
-                    loaded.append(
-                        load.load(
-                            stream,  # type: ignore[arg-type]
-                            client,
-                            overwrite=overwrite,
-                            configuration_first=configuration_first,
-                            on_configured=on_configured,
-                            progress=progress,
+                with to_time.without_ttl(client):
+                    with points.open_part(opened, chosen, one.part) as stream:
+                        loaded.append(
+                            load.load(
+                                stream,  # type: ignore[arg-type]
+                                client,
+                                overwrite=overwrite,
+                                configuration_first=configuration_first,
+                                on_configured=on_configured,
+                                progress=progress,
+                            )
                         )
-                    )
-                _compare(one, loaded[-1])
-                _read_back(one, client)
-            _mark(backups, targets, chosen, name, by, why)
+                    _compare(one, loaded[-1])
+                    _read_back(one, client)
+                    if way.to:
+                        replayed.go(backups, way, one, client, progress)
+            _mark(backups, targets, way, by, why)
         return {
+            **replayed.told(way),
             "point": chosen.id,
             "repository": name,
             "namespaces": sum(len(each.namespaces) for each in loaded),
             "documents": sum(each.count for each in loaded),
             "bytes": sum(each.bytes for each in loaded),
             "untouched": sorted(
-                found for each in loaded for found in each.untouched if not found.endswith(MARKER)
+                found
+                for each in loaded
+                for found in each.untouched
+                if not found.endswith(MARKER) and found not in replayed.dropped
             ),
         }
 
 
+@dataclass
+class _Replayed:
+    """What went on from a restore point to a time, set by set."""
+
+    sets: dict[str, Any] = field(default_factory=dict)
+    dropped: list[str] = field(default_factory=list)
+
+    def go(
+        self, backups: Backups, way: Way, one: ReplicaSet, client: MongoClient, progress: Tell
+    ) -> None:
+        others = to_time.others(backups, one, client)
+        to_time.drop(client, others)
+        self.dropped += others
+        self.sets[one.name] = to_time.go(backups, way, one, client, progress)
+
+    def told(self, way: Way) -> dict[str, Any]:
+        if not way.to:
+            return {}
+        return {"to_time": way.time, "dropped": self.dropped, "replayed": self.sets}
+
+
+def _way(backups: Backups, point: str, repository: str | None, time: str | None) -> Way:
+    if time is None:
+        return Way(*find(backups, point, repository))
+    return to_time.find(backups, time, point, repository)
+
+
 def foreseen(
-    backups: Backups, point: str = LATEST, repository: str | None = None, overwrite: bool = False
-) -> tuple[RestorePoint, str]:
-    """Which restore point :func:`restore` would restore, and from which repository.
+    backups: Backups,
+    point: str = LATEST,
+    repository: str | None = None,
+    overwrite: bool = False,
+    time: str | None = None,
+) -> Way:
+    """Which restore point :func:`restore` would restore, from which repository, to which time.
 
     Parameters and errors are those of ``restore``: what it refuses, this refuses too, and changes
     nothing.
     """
-    chosen, name = find(backups, point, repository)
-    with _targets(backups, chosen) as targets:
-        _refuse_before(chosen, targets, overwrite)
-    return chosen, name
+    way = _way(backups, point, repository, time)
+    with _targets(backups, way.point) as targets:
+        _refuse_before(backups, way, targets, overwrite)
+    return way
 
 
 @contextmanager
@@ -341,7 +386,7 @@ def _primary(backups: Backups, set_name: str) -> Iterator[MongoClient]:
         yield client
 
 
-def _refuse_before(chosen: RestorePoint, targets: Sequence[Target], overwrite: bool) -> None:
+def _refuse_before(backups: Backups, way: Way, targets: Sequence[Target], overwrite: bool) -> None:
     """Whatever one of the sets has against it is said before the other one is touched."""
     if overwrite:
         return
@@ -353,11 +398,12 @@ def _refuse_before(chosen: RestorePoint, targets: Sequence[Target], overwrite: b
             for found in (f"{name}.{c}" for c in client[name].list_collection_names())
             if found in ours
         ]
+        there += to_time.others(backups, one, client) if way.to else []
         if there:
             raise Refused(
                 f"{one.name} holds data already ({', '.join(there[:3])}"
                 f"{f' and {len(there) - 3} more' if len(there) > 3 else ''}); nothing was "
-                f"restored of {chosen.id}. Say overwrite=True if it may be replaced"
+                f"restored of {way.point.id}. Say overwrite=True if it may be replaced"
             )
 
 
@@ -399,8 +445,7 @@ def _read_back(one: ReplicaSet, client: MongoClient) -> None:
 def _mark(
     backups: Backups,
     targets: Sequence[Target],
-    chosen: RestorePoint,
-    repository: str,
+    way: Way,
     by: str,
     why: str,
 ) -> None:
@@ -410,13 +455,14 @@ def _mark(
         MARKER, write_concern=WriteConcern("majority", wtimeout=60_000)
     )
     marker = {
-        "_id": f"{chosen.id} {datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%SZ}",
-        "point": chosen.id,
-        "stack": chosen.stack,
-        "repository": repository,
+        "_id": f"{way.point.id} {datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%SZ}",
+        "point": way.point.id,
+        "stack": way.point.stack,
+        "repository": way.repository,
         "restored_at": datetime.now(timezone.utc),
         "by": by,
         "why": why,
+        **({"to_time": way.time} if way.to else {}),
     }
     collection.insert_one(marker)
 
@@ -427,6 +473,23 @@ def restored(backups: Backups) -> Sequence[Mapping[str, Any]]:
     with _primary(backups, main.replica_set.name) as client:
         found = client[main.name][MARKER].find(sort=[("restored_at", 1)])
         return [{k: v for k, v in each.items() if k != "_id"} for each in found]
+
+
+def is_of(marker: Mapping[str, Any], point: str, time: str | None = None) -> bool:
+    """Whether a marker is of a restore to this restore point, or to this time.
+
+    point: an ID, ``latest`` or ``verified``: these are satisfied by any restore.
+    """
+    wanted = to_time.text(to_time.parsed(time)) if time else None
+    any_point = point in (LATEST, "verified")
+    same_point = any_point or marker["point"] == point
+    return same_point and (marker.get("to_time") == wanted or (any_point and wanted is None))
+
+
+def words(marker: Mapping[str, Any]) -> str:
+    """What a marker is of, for a person."""
+    time = marker.get("to_time")
+    return f"{time} (from {marker['point']})" if time else str(marker["point"])
 
 
 def recovery_key(backups: Backups) -> str:

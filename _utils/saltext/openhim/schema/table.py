@@ -543,7 +543,7 @@ OPLOG = Tree(
             required=True,
         ),
         "interval_seconds": Key(
-            Number(1), "A slice is committed after so many seconds; a loss costs that.", default="60"
+            Number(1), "A slice is committed after so many seconds.", default="60"
         ),
         "max_behind_seconds": Key(
             Number(1),
@@ -569,6 +569,11 @@ BACKUP = Tree(
         "recovery_secret": Key(
             SECRET_NAME,
             "The recovery key that opens every repository; kept elsewhere once it was added.",
+        ),
+        "verification_secret": Key(
+            SECRET_NAME,
+            "What signs the verifications: only those who verify and prune have it, and no other "
+            "verification counts for them.",
         ),
         "bundle": Key(
             START_BUNDLE,

@@ -686,10 +686,11 @@ def test_documents_that_contradict_a_unique_index_are_told_and_restored(client):
 
 
 def test_a_damaged_document_is_told(client):
-    broken = bytearray(bson.encode({"_id": 1, "text": "hello"}))
-    broken[4] = 0x99
-    with pytest.raises(archive.ArchiveDamaged, match=r"refuses a document of again\.c.*BSON"):
+    broken = bytearray(bson.encode({"_id": "Jane Doe", "text": "hello"}))
+    broken[broken.index(b"\x02text")] = 0x99
+    with pytest.raises(archive.ArchiveDamaged, match=r"refuses a document of again\.c.*BSON") as e:
         load.load(made({"again.c": [bytes(broken)]}), client)
+    assert "Jane" not in str(e.value)
 
 
 @pytest.mark.parametrize("where", [0.5, 0.9, 0.999])
@@ -736,6 +737,52 @@ def test_a_restore_outlasts_an_election(client, single):
     load.load(io.BytesIO(data), client, rename={"openhim": "again"}, progress=step_down)
     assert stepped
     assert dump.contents(client, ["again"]).namespaces[0].digest == done.namespaces[0].digest
+
+
+def test_the_building_of_indexes_outlasts_an_election(client, data, single, monkeypatch):
+    build, stepped = load._build, []
+
+    def step_down(*arguments):
+        if not stepped:
+            stepped.append(client.admin.command("replSetStepDown", 1, force=True))
+        build(*arguments)
+
+    monkeypatch.setattr(load, "_build", step_down)
+    load.load(io.BytesIO(data), client, rename={"openhim": "again"})
+    assert stepped
+    assert described(client, "again") == described(client, "openhim")
+
+
+def test_a_collection_that_lost_its_options_meanwhile_is_told(client, data, monkeypatch):
+    fill = load._fill
+
+    def undone(*arguments):
+        # What a new primary does that never heard of the collection.
+        client.again.log.drop()
+        fill(*arguments)
+
+    monkeypatch.setattr(load, "_fill", undone)
+    with pytest.raises(
+        OpenHIMError, match=r"again\.log is no longer as it was made.*restore again"
+    ):
+        load.load(io.BytesIO(data), client, rename={"openhim": "again"})
+
+
+@pytest.mark.parametrize(
+    ("document", "index", "words"),
+    [
+        ({"at": "Jane Doe"}, {"key": {"at": "2dsphere"}, "2dsphereIndexVersion": 3}, "16755"),
+        ({"a": ["Jane"], "b": ["Doe"]}, {"key": {"a": 1, "b": 1}}, "CannotIndexParallelArrays"),
+        ({}, {"key": {"a": "nonsense"}}, "Unknown index plugin 'nonsense'"),
+        ({}, {"key": {"a": 1}, "fancy": 1}, "The field 'fancy' is not valid"),
+    ],
+)
+def test_an_index_that_cannot_be_built_is_told_without_a_document(client, document, index, words):
+    stream = made({"again.c": [bson.encode(document)]}, [{"v": 2, "name": "mine", **index}])
+    with pytest.raises(OpenHIMError, match=r"again\.c: the indexes mine can't be built") as error:
+        load.load(stream, client)
+    assert words in str(error.value)
+    assert "Jane" not in str(error.value)
 
 
 def test_no_document_is_logged_at_any_level(client, caplog):

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from bson.datetime_ms import DatetimeMS
 from salt.exceptions import CommandExecutionError
-from saltext.openhim.backup import declaration, dump, load, points, scratch, status, verify, work
+from saltext.openhim.backup import declaration, dump, points, scratch, status, verify, work
 from saltext.openhim.backup import repository as repositories
 from saltext.openhim.errors import OpenHIMError, Refused
 
@@ -307,10 +307,7 @@ def test_no_room_no_mongod_and_no_repository_are_raised_and_not_recorded(
         _verify(near, shelf.good)
 
 
-def test_a_mongod_that_ends_meanwhile_is_no_verdict(shelf, near, memory, monkeypatch):
-    # A scratch mongod has no other member that could become primary.
-    monkeypatch.setattr(load, "ELECTION_PATIENCE", 1)
-
+def test_a_mongod_that_ends_meanwhile_is_no_verdict(shelf, near, memory):
     def kill(progress):
         os.kill(_mongod_in(memory), signal.SIGKILL)
 

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
@@ -45,8 +46,15 @@ _OTHERS = frozenset({"", "admin", "config", "local"})
 
 _DUPLICATE_KEY = 11000
 _INVALID_BSON = 22
-#: The server gave up being primary after it took the documents, perhaps before others had them.
+_UNAUTHORIZED = 13
+_NAMESPACE_NOT_FOUND = 26
+_NAMESPACE_EXISTS = 48
+#: The server gave up being primary after it did what it was told, perhaps before others had it.
 _STEPPED_DOWN = {10107, 13435, 11602, 11600, 189, 91}
+#: Errors of an index as it is declared; what is said of any other may quote a document.
+_OF_THE_DECLARATION = {67, 85, 86, 197}
+#: What makes a collection another kind of one than an insert makes by itself.
+_OF_ITS_MAKING = ("capped", "collation", "validator", "viewOn", "timeseries", "clusteredIndex")
 
 
 class DuplicateKey(OpenHIMError):
@@ -142,14 +150,81 @@ def load(
     reader = archive.Reader(stream)
     targets, skipped = _targets(reader.entries, rename or {}, selection)
     with explained(addresses(client)):
-        untouched = _prepare(client, targets, overwrite)
+        to = _Destination(client, bool(client.admin.command("hello").get("setName")))
+        untouched = _prepare(to, targets, overwrite)
         total_bytes = sum(target.entry.size for target in targets.values())
         reporter = Reporter(progress, total_bytes)
         ready = _Configured(targets.values(), on_configured if configuration_first else None)
-        _fill(reader, targets, client, workers, reporter, ready)
+        _fill(reader, targets, to, workers, reporter, ready)
+        _read_back(client, targets.values())
     reporter.finish("")
     results = [target.result() for target in targets.values()]
     return Loaded(reader.header.server_version, results, skipped, untouched)
+
+
+@dataclass(frozen=True)
+class _Destination:
+    """The server that is written to; in a set, whichever member is primary."""
+
+    client: MongoClient
+    in_set: bool
+
+    def acknowledged(
+        self,
+        target: _Target,
+        command: Mapping[str, Any],
+        *,
+        once: bool = False,
+        seconds: float | None = None,
+        done: Collection[int] = (),
+    ) -> tuple[Mapping[str, Any], bool]:
+        """The reply when the majority has what was done; and whether it had to be told again.
+
+        An election is waited out. once: a command that can't be sent again. seconds: that it may
+        take, where a connection's own timeout is too short. done: error codes that tell, of a
+        command that was sent again, that it had been carried out.
+        """
+        again = False
+        deadline = time.monotonic() + ELECTION_PATIENCE
+        while True:
+            began = time.monotonic()
+            try:
+                if again or seconds:
+                    # Without a primary this fails soon; under a longer timeout nothing would.
+                    self.client.admin.command("ping")
+                with pymongo.timeout(seconds) if seconds else nullcontext():
+                    reply = self._send(target, command)
+                concern = reply.get("writeConcernError")
+                if not concern:
+                    return reply, again
+                lost: Exception = _not_taken(target, concern)
+                if concern.get("code") not in _STEPPED_DOWN:
+                    raise lost
+            except AutoReconnect as error:
+                lost = error
+            except OperationFailure as error:
+                if again and error.code in done:
+                    return {}, again
+                raise
+            now = time.monotonic()
+            if now - began > ELECTION_PATIENCE and not getattr(lost, "timeout", False):
+                # It was at work until now.
+                deadline = now + ELECTION_PATIENCE
+            if once or not self.in_set or now > deadline:
+                raise lost
+            again = True
+            time.sleep(0.2)
+
+    def _send(self, target: _Target, command: Mapping[str, Any]) -> Mapping[str, Any]:
+        database = self.client[target.db]
+        return database.command({**command, "writeConcern": {"w": "majority"}})
+
+
+def _not_taken(target: _Target, concern: Mapping[str, Any]) -> MongoError:
+    return MongoError(
+        f"{target.namespace}: the majority did not take it: {concern.get('errmsg')}",
+        concern.get("code"),
+    )
 
 
 # Before the first write
@@ -206,13 +281,13 @@ def _target(entry: archive.Entry, rename: Mapping[str, str]) -> _Target:
     return _Target(entry, db, collection, options, indexes, metadata.get("uuid", ""))
 
 
-def _prepare(client: MongoClient, targets: Mapping[str, _Target], overwrite: bool) -> list[str]:
+def _prepare(to: _Destination, targets: Mapping[str, _Target], overwrite: bool) -> list[str]:
     """Checks what is there, drops what may be dropped, makes the collections; names the others."""
     ours = {target.namespace for target in targets.values()}
     there = {
         f"{db}.{name}"
         for db in sorted({target.db for target in targets.values()})
-        for name in client[db].list_collection_names()
+        for name in to.client[db].list_collection_names()
         if not name.startswith("system.") or f"{db}.{name}" in ours
     }
     if (taken := sorted(ours & there)) and not overwrite:
@@ -222,21 +297,18 @@ def _prepare(client: MongoClient, targets: Mapping[str, _Target], overwrite: boo
             "Restore under another name (rename), or say overwrite=True to replace them."
         )
     for target in targets.values():
-        database = client[target.db]
         if target.namespace in there:
-            database.command("drop", target.collection, writeConcern={"w": "majority"})
+            to.acknowledged(target, {"drop": target.collection}, done=[_NAMESPACE_NOT_FOUND])
         if target.collection != "system.js":
-            _create(database, target)
+            _create(to, target)
     return sorted(there - ours)
 
 
-def _create(database: Any, target: _Target) -> None:
+def _create(to: _Destination, target: _Target) -> None:
     # The server makes the index on _id by itself, with the collection's collation.
     options = {key: value for key, value in target.options.items() if key != "autoIndexId"}
     try:
-        database.command(
-            {"create": target.collection, **options, "writeConcern": {"w": "majority"}}
-        )
+        to.acknowledged(target, {"create": target.collection, **options}, done=[_NAMESPACE_EXISTS])
     except OperationFailure as error:
         raise MongoError(
             f"{target.namespace} can't be made with the options of the backup: "
@@ -272,12 +344,12 @@ class _Configured:
 def _fill(
     reader: archive.Reader,
     targets: Mapping[str, _Target],
-    client: MongoClient,
+    to: _Destination,
     workers: int,
     reporter: Reporter,
     ready: _Configured,
 ) -> None:
-    lanes = _Lanes(client, workers)
+    lanes = _Lanes(to, workers)
     batch = _Batch()
     try:
         for event in reader:
@@ -324,15 +396,14 @@ class _Batch:
 class _Lanes:
     """Inserts and index builds under way, as many as memory is for."""
 
-    def __init__(self, client: MongoClient, workers: int):
-        self._client = client
+    def __init__(self, to: _Destination, workers: int):
+        self._to = to
         self._workers = workers
         self._inserts: dict[str, deque[Future[int]]] = {}
         self._indexes: list[Future[None]] = []
         self._pool = ThreadPoolExecutor(workers, "restore")
         # One build at a time: each takes the server's memory and disk for itself.
         self._builder = ThreadPoolExecutor(1, "index")
-        self._in_set = bool(client.admin.command("hello").get("setName"))
         self._inserted: dict[str, int] = {}
 
     def insert(self, target: _Target, documents: list[memoryview]) -> None:
@@ -341,7 +412,7 @@ class _Lanes:
         limit = 1 if target.capped else self._workers + 1
         while sum(map(len, self._inserts.values())) >= limit:
             self._wait_for_one()
-        waiting.append(self._pool.submit(_insert, self._client, target, documents))
+        waiting.append(self._pool.submit(_insert, self._to, target, documents))
 
     def _wait_for_one(self) -> None:
         for name, waiting in self._inserts.items():
@@ -368,9 +439,7 @@ class _Lanes:
             if not _made_by_the_server(index)
         ]
         if indexes and target.entry.type != VIEW:
-            self._indexes.append(
-                self._builder.submit(_build, self._client, target, indexes, self._in_set)
-            )
+            self._indexes.append(self._builder.submit(_build, self._to, target, indexes))
 
     def finish_indexes(self) -> None:
         """All indexes that were begun are there."""
@@ -387,7 +456,7 @@ def _made_by_the_server(index: Mapping[str, Any]) -> bool:
     return dict(index.get("key", {})) == {"_id": 1} or bool(index.get("clustered"))
 
 
-def _insert(client: MongoClient, target: _Target, documents: list[memoryview]) -> int:
+def _insert(to: _Destination, target: _Target, documents: list[memoryview]) -> int:
     """Inserts one batch; returns how many documents the server took."""
     collection = target.collection
     if target.entry.type == TIMESERIES:
@@ -397,39 +466,17 @@ def _insert(client: MongoClient, target: _Target, documents: list[memoryview]) -
         "documents": [RawBSONDocument(bytes(document)) for document in documents],
         "ordered": target.capped,
         "bypassDocumentValidation": True,
-        "writeConcern": {"w": "majority"},
     }
-    deadline = time.monotonic() + ELECTION_PATIENCE
-    again = False
-    while True:
-        try:
-            reply = client[target.db].command(command)
-            concern = reply.get("writeConcernError") or {}
-            if concern.get("code") not in _STEPPED_DOWN:
-                return _inserted(reply, target, len(documents), again)
-            lost: Exception = _not_taken(target, concern)
-        except AutoReconnect as error:
-            lost = error
-        except OperationFailure as error:
-            raise _refused_document(target, error) from error
+    try:
         # An order can't be kept when nobody knows how much of a batch is in.
-        if target.capped or time.monotonic() > deadline:
-            raise lost
-        again = True
-        time.sleep(0.2)
-
-
-def _not_taken(target: _Target, concern: Mapping[str, Any]) -> MongoError:
-    return MongoError(
-        f"{target.namespace}: the majority did not take the documents: {concern.get('errmsg')}",
-        concern.get("code"),
-    )
+        reply, again = to.acknowledged(target, command, once=target.capped)
+    except OperationFailure as error:
+        raise _refused_documents(target, error) from None
+    return _inserted(reply, target, len(documents), again)
 
 
 def _inserted(reply: Mapping[str, Any], target: _Target, count: int, again: bool) -> int:
-    """How many documents are in; raises what the server says against the others."""
-    if concern := reply.get("writeConcernError"):
-        raise _not_taken(target, concern)
+    """How many documents are in; raises what the server has against the others."""
     errors = reply.get("writeErrors", [])
     if again:
         # The answer that was lost would have counted these.
@@ -443,9 +490,11 @@ def _inserted(reply: Mapping[str, Any], target: _Target, count: int, again: bool
             f"in the backup: {_key(first)}. What was restored is incomplete; restore into a "
             "database that nobody writes to."
         )
+    # The server's words may quote a document.
     raise MongoError(
-        f"{target.namespace}: the server refused {len(errors)} of {count} documents: "
-        f"{first.get('errmsg')} (MongoDB's code {first.get('code')})",
+        f"{target.namespace}: the server refused {len(errors)} of {count} documents (MongoDB's "
+        f"code {first.get('code')}). What was restored is incomplete. Compare the server's "
+        "version with the backup's, or restore from another copy.",
         first.get("code"),
     )
 
@@ -459,26 +508,29 @@ def _key(error: Mapping[str, Any]) -> str:
     return "the same " + ", ".join(error.get("keyPattern") or {"key": 1})
 
 
-def _refused_document(target: _Target, error: Exception) -> Exception:
-    if isinstance(error, OperationFailure) and error.code == _INVALID_BSON:
+def _refused_documents(target: _Target, error: OperationFailure) -> Exception:
+    if error.code == _UNAUTHORIZED:
+        return error
+    if error.code == _INVALID_BSON:
         return archive.ArchiveDamaged(
-            f"the server refuses a document of {target.namespace}, which is no valid BSON: "
-            f"{_errmsg(error)}. Restore from another copy."
+            f"the server refuses a document of {target.namespace}, which is no valid BSON. "
+            "Restore from another copy."
         )
-    return error
+    return MongoError(
+        f"{target.namespace}: the server refused a batch of documents: {_name(error)}. What was "
+        "restored is incomplete.",
+        error.code,
+    )
 
 
-def _build(
-    client: MongoClient, target: _Target, indexes: list[dict[str, Any]], in_set: bool
-) -> None:
+def _build(to: _Destination, target: _Target, indexes: list[dict[str, Any]]) -> None:
     command: dict[str, Any] = {"createIndexes": target.collection, "indexes": indexes}
-    if in_set:
+    if to.in_set:
         # By default a build waits for every voting member, also for one that is lost.
         command["commitQuorum"] = "majority"
     try:
         # Longer than a connection's own timeout, which is meant for short commands.
-        with pymongo.timeout(BUILD_PATIENCE):
-            client[target.db].command({**command, "writeConcern": {"w": "majority"}})
+        to.acknowledged(target, command, seconds=BUILD_PATIENCE)
     except OperationFailure as error:
         names = ", ".join(str(index.get("name")) for index in indexes)
         if error.code == _DUPLICATE_KEY:
@@ -487,11 +539,43 @@ def _build(
                 f"which a unique index among {names} forbids. The documents are restored, its "
                 "indexes are not: remove the doubled documents and create the indexes."
             ) from None
+        why = f"{_errmsg(error)}: " if error.code in _OF_THE_DECLARATION else ""
         raise MongoError(
-            f"{target.namespace}: the indexes {names} can't be built: {_errmsg(error)} (MongoDB's "
-            f"code {error.code})",
+            f"{target.namespace}: the indexes {names} can't be built: {why}{_name(error)}. The "
+            "documents are restored, its indexes are not.",
             error.code,
         ) from None
+
+
+def _read_back(client: MongoClient, targets: Iterable[_Target]) -> None:
+    """Every collection is there, and none was made by an insert after its making was undone."""
+    wanted = [target for target in targets if target.collection != "system.js"]
+    for db in sorted({target.db for target in wanted}):
+        database = client.get_database(db, codec_options=archive.EXACT)
+        there = {info["name"]: info["options"] for info in database.list_collections()}
+        for target in wanted:
+            if target.db == db and _making(there.get(target.collection)) != _making(target.options):
+                raise MongoError(
+                    f"{target.namespace} is no longer as it was made, with the options of the "
+                    "backup: an election undid that, or somebody dropped it. What was restored is "
+                    "not to be used; restore again."
+                )
+
+
+def _making(options: Mapping[str, Any] | None) -> list[str] | None:
+    """What of a collection's options an insert would not have made; None without a collection."""
+    if options is None:
+        return None
+    plain = (options.get("collation") or {}).get("locale") == "simple"
+    return [
+        key for key in _OF_ITS_MAKING if options.get(key) and not (key == "collation" and plain)
+    ]
+
+
+def _name(error: OperationFailure) -> str:
+    """The error without the server's own words, which may quote a document."""
+    name = (error.details or {}).get("codeName") or "it gives no name"
+    return f"{name} (MongoDB's code {error.code})"
 
 
 def _errmsg(error: OperationFailure) -> str:

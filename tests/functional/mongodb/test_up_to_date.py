@@ -121,6 +121,30 @@ def test_a_set_that_cannot_do_without_the_member_keeps_it(three, units):
     three.eventually(lambda: not _unwell(units[primary]), what="it is back")
 
 
+def test_who_does_not_come_back_keeps_the_others_from_the_same(three, units, monkeypatch):
+    """Mocked: that the set could do without one more, as one of five members can."""
+    monkeypatch.setattr(restart, "needed_members", lambda *_: None)
+    ill, well = [host for host in three.members if host != three.primary()]
+    change(units)
+
+    def fail():
+        three.members[ill].kill()
+        raise OpenHIMError("it does not start")
+
+    with pytest.raises(OpenHIMError, match="does not start"):
+        restart.bring_up_to_date(units[ill].vantage, units[ill].instance, fail, PATIENCE)
+    three.eventually(lambda: _unwell(units[well]), what="the loss is seen")
+    with pytest.raises(Refused, match=f"{three.members[ill].name} was the last to be restarted"):
+        units[well].bring_up_to_date(timeout=2)
+    assert not units[well].away
+    three.members[ill].start().wait()
+    three.eventually(lambda: not _unwell(units[well]), what="it is back")
+    units[well].restart = units[well].note
+    assert units[well].bring_up_to_date()
+    with units[well].vantage.primary() as client:
+        assert client[restart.LEASE_DATABASE][restart.LEASE_COLLECTION].count_documents({}) == 0
+
+
 def test_an_election_is_waited_out_and_no_reason_to_restart_at_once(three, units):
     """Nobody knows a primary then, and a set without one seems to have nothing to lose."""
     primary = three.primary()
@@ -171,7 +195,7 @@ def test_who_died_with_the_turn_loses_it_and_who_lives_keeps_it(three, units, mo
     other = next(host for host in three.members if host != primary)
     change(units)
     with units[primary].vantage.primary() as client:
-        assert restart._take(client, units[primary].vantage) == three.members[primary].name
+        assert restart._take(client, units[primary].vantage)[0] == three.members[primary].name
         with pytest.raises(Refused, match=f"the turn of {three.members[primary].name}"):
             units[other].bring_up_to_date(timeout=2)
         monkeypatch.setattr(restart, "LEASE_SECONDS", -1)

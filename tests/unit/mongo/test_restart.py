@@ -1,7 +1,9 @@
 """When a set can do without one of its members for a while."""
 
+from types import SimpleNamespace
+
 import pytest
-from saltext.openhim.mongo.restart import needed_members
+from saltext.openhim.mongo.restart import needed_members, not_back
 
 
 def found(**states):
@@ -41,3 +43,24 @@ def test_a_majority_must_stay_up_without_it(states, own, dispensable):
         for name, state in states.items():
             well = state in ("PRIMARY", "SECONDARY") or name == own
             assert (f"{name} (" in reason) is not well
+
+
+@pytest.mark.parametrize(
+    ("marked", "state", "lost", "waits"),
+    [
+        ("", "SECONDARY", (), False),  # nobody was restarted
+        ("b", "SECONDARY", (), False),
+        ("b", "RECOVERING", (), True),
+        ("b", "(not reachable/healthy)", (), True),
+        ("b", "(not reachable/healthy)", ("north",), False),  # its site is given up
+        ("a", "RECOVERING", (), False),  # this one itself, once more
+        ("gone", "SECONDARY", (), False),  # it was removed meanwhile
+    ],
+)
+def test_nobody_follows_one_that_is_not_back(marked, state, lost, waits):
+    names = {name: SimpleNamespace(name=name, host=SimpleNamespace(site="north")) for name in "abc"}
+    here = SimpleNamespace(
+        member=names["a"], member_named=names.get, stack=SimpleNamespace(lost_sites=lost)
+    )
+    reason = not_back(here, found(a="PRIMARY", b=state, c="SECONDARY"), marked)
+    assert (reason is not None) is waits, reason

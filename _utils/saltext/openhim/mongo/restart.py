@@ -5,7 +5,9 @@ and keyfile at every start, whoever starts it (``ExecStartPre``). So a highstate
 between the change of a file and the restart is finished by the next one.
 
 Members restart one after the other: each waits for its turn (a lease in the set's own database)
-and for all others to be well enough to keep a majority without it; a primary steps down first.
+and for all others to be well enough to keep a majority without it; a primary steps down first. Who
+does not come back from its restart leaves a mark beside the lease, and nobody else takes the same
+step into the dark before that member is well.
 A new certificate needs no restart.
 https://www.mongodb.com/docs/manual/tutorial/rotate-certificates-with-replica-sets/
 """
@@ -189,6 +191,7 @@ def _restart(
     if wanted.at_once or not _depended_upon(vantage, deadline):
         restart()
         return done
+    back = False
     try:
         _wait_for_turn(vantage, deadline)
         if change.observe_own(vantage).is_primary and _electable(vantage):
@@ -196,12 +199,16 @@ def _restart(
             done.insert(0, f"stepped down for {moved['after']}")
             # That takes long enough for another member to be lost meanwhile.
             _wait_for_turn(vantage, deadline)
+        # Before, and not when it failed: who fails may take this process with it.
+        with vantage.primary() as client:
+            _mark(client, vantage)
         restart()
         _wait_until_back(vantage, deadline)
+        back = True
     finally:
         # A turn that could not be given back ends by itself.
         with suppress(OpenHIMError), vantage.primary() as client:
-            _give_back(client, vantage)
+            _give_back(client, vantage, well=back)
     return done
 
 
@@ -233,7 +240,7 @@ def _wait_for_turn(vantage: Vantage, deadline: float) -> None:
         nonlocal reason
         try:
             with vantage.primary() as client:
-                holder = _take(client, vantage)
+                holder, marked = _take(client, vantage)
             found = status.status(vantage)
         except (Unreachable, NotPrimary) as error:
             reason = str(error)
@@ -243,7 +250,7 @@ def _wait_for_turn(vantage: Vantage, deadline: float) -> None:
         elif not found["primary"]:
             reason = "the set has no primary"
         else:
-            reason = needed_members(found, holder) or ""
+            reason = not_back(vantage, found, marked) or needed_members(found, holder) or ""
         return not reason
 
     if not status.until(ours, max(0.0, deadline - time.monotonic()), poll=0.5):
@@ -252,6 +259,25 @@ def _wait_for_turn(vantage: Vantage, deadline: float) -> None:
             f"without it: {reason}. Bring the others back, then run this again; or restart the "
             "unit by hand, which stops the set for that time."
         )
+
+
+def not_back(vantage: Vantage, found: Mapping[str, Any], marked: str) -> str | None:
+    """Why no other member may restart after ``marked`` did, in words; None when one may.
+
+    found: the answer of :func:`status.status`.
+    """
+    declared = vantage.member_named(marked)
+    if declared and declared.host.site in vantage.stack.lost_sites:
+        return None
+    member = next((m for m in found["members"] if m["name"] == marked), None)
+    if marked == _own(vantage) or member is None:
+        return None
+    if member["healthy"] and member["state"] in status.DATA_BEARING:
+        return None
+    return (
+        f"{marked} was the last to be restarted and is not well ({member['state']}): look at its "
+        "log first, for what keeps it from coming back may do the same here"
+    )
 
 
 def _wait_until_back(vantage: Vantage, deadline: float) -> None:
@@ -274,14 +300,16 @@ def _turn(vantage: Vantage) -> dict[str, str]:
     return {"_id": f"restart {vantage.replica_set.name}"}
 
 
-def _take(client: MongoClient, vantage: Vantage) -> str:
+def _take(client: MongoClient, vantage: Vantage) -> tuple[str, str]:
     """Takes the turn if it is free, or holds it for longer; returns who has it.
 
-    Who died with the turn loses it, by the primary's clock.
+    And who was restarted last, and was not seen to be back. Who died with the turn loses it, by the
+    primary's clock.
     """
     now = client.admin.command("hello")["localTime"]
     until = now + timedelta(seconds=LEASE_SECONDS)
-    free = {"$or": [{"holder": _own(vantage)}, {"until": {"$lt": now}}]}
+    # A missing field is null: the turn was given back, and the mark has stayed.
+    free = {"$or": [{"holder": {"$in": [_own(vantage), None]}}, {"until": {"$lt": now}}]}
     leases = client[LEASE_DATABASE][LEASE_COLLECTION]
     with suppress(DuplicateKeyError):  # then somebody else has it
         leases.update_one(
@@ -290,9 +318,27 @@ def _take(client: MongoClient, vantage: Vantage) -> str:
             upsert=True,
         )
     found = leases.find_one(_turn(vantage)) or {}
-    return found.get("holder", "")
+    return found.get("holder", ""), found.get("restarted", "")
 
 
-def _give_back(client: MongoClient, vantage: Vantage) -> None:
+def _mark(client: MongoClient, vantage: Vantage) -> None:
+    """Puts on record that the holder of the turn restarts now."""
     leases = client[LEASE_DATABASE][LEASE_COLLECTION]
-    leases.delete_one({**_turn(vantage), "holder": _own(vantage)})
+    ours = {**_turn(vantage), "holder": _own(vantage)}
+    if not leases.update_one(ours, {"$set": {"restarted": _own(vantage)}}).matched_count:
+        raise Refused(
+            f"mongod of {vantage.replica_set.name} was not restarted: its turn has passed to "
+            "another member meanwhile. Run this again."
+        )
+
+
+def _give_back(client: MongoClient, vantage: Vantage, well: bool = True) -> None:
+    """Lets others have the turn; the mark of who is not well stays.
+
+    well: whether this member is. One that never came to its restart leaves another's mark alone.
+    """
+    leases = client[LEASE_DATABASE][LEASE_COLLECTION]
+    ours = {**_turn(vantage), "holder": _own(vantage)}
+    nobody = {"restarted": {"$in": [None, _own(vantage)] if well else [None]}}
+    if not leases.delete_one({**ours, **nobody}).deleted_count:
+        leases.update_one(ours, {"$unset": {"holder": "", "until": ""}})

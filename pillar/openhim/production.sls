@@ -106,6 +106,7 @@ openhim:
   backup:
     taken_by: south-db1          # from a secondary, at the distant site
     verified_by: west-backup
+    verification_secret: backup_verification   # signs what was verified: pruning relies on it
     user: backup
     repositories:
       store:                     # append-only: who takes restore points cannot remove them

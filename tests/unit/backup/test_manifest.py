@@ -252,6 +252,7 @@ RECORD = Verification("p", "demo", "ab", True, "2026-11-22T09:00:00Z", "schedule
         (None, {"sampled": None}),
         (None, {"at": "yesterday"}),
         (None, {"at": 5}),
+        (None, {"at": "2026-11-22T09:00:00"}),
         (None, {"reasons": 5}),
         (None, {"milliseconds": float("nan")}),
         (None, {"manifest_sha256": None}),

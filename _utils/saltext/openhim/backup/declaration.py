@@ -139,7 +139,18 @@ class Backups:
             environment={v: secrets.lookup(self.pillar, s) for v, s in environment.items()},
             options=tuple(entry.get("options") or ()),
             cache_dir=CACHE,
+            verification_secret=self._verification_secret(required=purpose == PRUNE),
         )
+
+    def _verification_secret(self, required: bool) -> str:
+        """What signs verifications; empty where this host does not have it, and need not.
+
+        Such a host, as one that takes restore points, can tell good records from forged ones by
+        no means: what it shows is what it was told.
+        """
+        name = self.entry.get("verification_secret")
+        known = (self.pillar.get("openhim") or {}).get("secrets") or {}
+        return secrets.lookup(self.pillar, name) if name and (required or name in known) else ""
 
     def _filled(self, url: str) -> str:
         """A URL with its secrets in their places."""
@@ -162,6 +173,8 @@ class Backups:
                 f"{what} is the task of {self.entry.get(key) or 'no declared host'} "
                 f"(openhim:backup:{key}), not of {self.host}; run it there"
             )
+        if key == "verified_by":
+            self._verification_secret(required=True)
 
     def databases(self) -> dict[str, list[str]]:
         """The databases to be kept, by replica set; main and audit may share a set, or be one."""

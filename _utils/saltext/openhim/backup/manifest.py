@@ -187,12 +187,12 @@ class Manifest:
 
     def to_json(self) -> bytes:
         """The file: ``{"manifest": …, "sha256": …}`` in canonical JSON."""
-        content = json.loads(_canonical(asdict(self)))
-        return _canonical({"manifest": content, "sha256": digest(content)})
+        content = json.loads(canonical(asdict(self)))
+        return canonical({"manifest": content, "sha256": digest(content)})
 
     def sha256(self) -> str:
         """The hash that the file carries."""
-        return digest(json.loads(_canonical(asdict(self))))
+        return digest(json.loads(canonical(asdict(self))))
 
 
 def from_json(data: bytes, *, stack: str | None = None, where: str = "the manifest") -> Manifest:
@@ -229,7 +229,7 @@ def from_json(data: bytes, *, stack: str | None = None, where: str = "the manife
 
 def digest(content: Any) -> str:
     """The SHA-256 of canonical JSON."""
-    return hashlib.sha256(_canonical(content)).hexdigest()
+    return hashlib.sha256(canonical(content)).hexdigest()
 
 
 def extended_json(document: Any) -> str:
@@ -247,7 +247,8 @@ def utc(time: datetime) -> str:
     return text.replace("+00:00", "Z")
 
 
-def _canonical(content: Any) -> bytes:
+def canonical(content: Any) -> bytes:
+    """Canonical JSON: keys sorted, no spaces between tokens, no floating-point specials."""
     text = json.dumps(
         content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
     )

@@ -10,6 +10,7 @@ import contextlib
 import grp
 import hashlib
 import io
+import json
 import os
 import pwd
 import re
@@ -464,7 +465,7 @@ def mark_verified(
         raise Refused(
             f"the verification is of another restore point than {point.id}; nothing was recorded"
         )
-    data = verification.to_json()
+    data = verification.to_json(repository.verification_secret)
     stored = repository.store_stream(
         lambda out: out.write(data),
         f"{VERIFICATION}.json",
@@ -668,18 +669,61 @@ def _judged(
             any(snapshot.original for snapshot in snapshots),
         )
     try:
-        # Of several the newest counts: a copy that was interrupted right after its manifest.
-        manifest = _manifest(repository, stack, point_id, found[-1])
-        _check_parts(repository, manifest, snapshots)
+        usable = _usable(repository, stack, point_id, found, snapshots)
+        snapshot, manifest = usable[-1]
         return RestorePoint(
             manifest=manifest,
-            manifest_snapshot=found[-1].id,
+            manifest_snapshot=snapshot.id,
             manifest_sha256=manifest.sha256(),
-            verifications=_verifications(repository, manifest, snapshots),
+            verifications=_verifications(
+                repository, {one.sha256() for _, one in usable}, snapshots
+            ),
             snapshots=everything,
         )
     except (ManifestError, Damaged, NotStored) as error:
         return Broken(point_id, stack, str(error), everything)
+
+
+def _usable(
+    repository: Repository,
+    stack: str,
+    point_id: str,
+    found: list[Snapshot],
+    snapshots: list[Snapshot],
+) -> list[tuple[Snapshot, Manifest]]:
+    """The manifests of a point that are whole, the oldest first; all say the same.
+
+    There are several where a copy was made again, for its first one had lost a part. Of two that
+    say different things somebody added one, and nobody here knows which: that raises.
+    """
+    usable, errors = [], []
+    for snapshot in found:
+        try:
+            manifest = _manifest(repository, stack, point_id, snapshot)
+            _check_parts(repository, manifest, snapshots)
+            usable.append((snapshot, manifest))
+        except (ManifestError, Damaged, NotStored) as error:
+            errors.append(error)
+    if not usable:
+        raise errors[-1]
+    if len({manifests.digest(_said(manifest)) for _, manifest in usable}) > 1:
+        raise Damaged(
+            f"{repository.location} holds {len(usable)} manifests of restore point {point_id} that "
+            "say different things ("
+            + ", ".join(f"snapshot {snapshot.id[:8]}" for snapshot, _ in usable)
+            + "): somebody added one. Use the point from another repository, or see who had the "
+            "credentials and forget the wrong one"
+        )
+    return usable
+
+
+def _said(manifest: Manifest) -> dict[str, Any]:
+    """What a manifest says of its contents, wherever they are stored."""
+    content: dict[str, Any] = json.loads(manifest.to_json())["manifest"]
+    del content["copied_from"]
+    for part in content["parts"]:
+        del part["snapshot"]
+    return content
 
 
 def _manifest(repository: Repository, stack: str, point_id: str, snapshot: Snapshot) -> Manifest:
@@ -708,19 +752,24 @@ def _check_parts(repository: Repository, manifest: Manifest, snapshots: list[Sna
 
 
 def _verifications(
-    repository: Repository, manifest: Manifest, snapshots: list[Snapshot]
+    repository: Repository, of: Collection[str], snapshots: list[Snapshot]
 ) -> tuple[Verification, ...]:
-    """The records that are of this very manifest, the oldest first; others say nothing of it."""
-    found = []
+    """The records that are of these very manifests, the oldest first; others say nothing of them.
+
+    Their order is that of their own times, which are signed: a snapshot's time is anybody's choice,
+    and an old record that is stored once more is not a new one.
+    """
+    found: list[Verification] = []
     for snapshot in snapshots:
         if snapshot.tag("part") == VERIFICATION:
             with contextlib.suppress(ManifestError, Damaged, NotStored):
                 record = Verification.from_json(
-                    _small(repository, snapshot, f"{VERIFICATION}.json")
+                    _small(repository, snapshot, f"{VERIFICATION}.json"),
+                    repository.verification_secret,
                 )
-                if record.manifest_sha256 == manifest.sha256():
+                if record.manifest_sha256 in of and record not in found:
                     found.append(record)
-    return tuple(found)
+    return tuple(sorted(found, key=lambda one: one.time))
 
 
 def _small(repository: Repository, snapshot: Snapshot, filename: str) -> bytes:

@@ -140,6 +140,8 @@ class Repository:
     stall: float = STALL
     lock_wait: float = LOCK_WAIT
     program: str = "restic"
+    #: Signs the verifications that are kept here; with it no others count.
+    verification_secret: str = field(default="", repr=False)
     _without_lock: bool = field(default=False, init=False, repr=False)
 
     def __repr__(self) -> str:

@@ -139,6 +139,9 @@ def _of_backup(declared: Mapping[str, Any], host_id: str) -> dict[str, str]:
     repositories = backup.get("repositories", {})
     takes, verifies = (backup.get(key) == host_id for key in ("taken_by", "verified_by"))
     found: dict[str, str] = {}
+    prunes_any = any(entry.get("pruned_by") == host_id for entry in repositories.values())
+    if backup.get("verification_secret") and (verifies or prunes_any):
+        found[backup["verification_secret"]] = "openhim:backup:verification_secret"
     for name, entry in repositories.items():
         pulls = entry.get("pulled_by") == host_id
         feeds = any(

@@ -317,6 +317,8 @@ def _backup(declared: Declared) -> Iterator[str]:
         path = f"openhim:backup:repositories:{name}"
         named += [(path, key, entry) for key in ("pulled_by", "pruned_by")]
         yield from _copy(path, name, entry, repositories)
+        if entry.get("pulled_by") and str(entry.get("url", "")).startswith("/"):
+            yield from _elsewhere(f"{path}:url", entry["pulled_by"], backup.get("verified_by"))
         if entry.get("pruned_by") and entry["pruned_by"] == backup.get("taken_by"):
             yield problem(
                 f"{path}:pruned_by",
@@ -326,12 +328,40 @@ def _backup(declared: Declared) -> Iterator[str]:
     for path, key, entry in named:
         if hosts is not None and key in entry and entry[key] not in hosts:
             yield _unknown(f"{path}:{key}", entry[key], hosts)
+    if backup.get("verified_by") and any("pruned_by" in entry for entry in repositories.values()):
+        yield from _signed(backup)
     if users is not None and "user" in backup and backup["user"] not in users:
         yield _unknown("openhim:backup:user", backup["user"], users)
     if "oplog" in backup:
         yield from _oplog(backup, hosts)
     if hosts is not None and "bundle" in backup:
         yield from _start_bundle(backup, hosts)
+
+
+def _elsewhere(path: str, pulled_by: str, verified_by: str | None) -> Iterator[str]:
+    """Who verifies reads the copies too."""
+    if verified_by and verified_by != pulled_by:
+        yield problem(
+            path,
+            f"a folder of {pulled_by!r}",
+            f"a place that {verified_by!r}, which verifies, reaches too; or one host for both",
+        )
+
+
+def _signed(backup: Declared) -> Iterator[str]:
+    """What is removed depends on what was verified, so not everybody may say that."""
+    if "verification_secret" not in backup:
+        yield problem(
+            "openhim:backup:verification_secret",
+            "nothing",
+            "the name of a secret, which signs the verifications that pruning relies on",
+        )
+    if backup["verified_by"] == backup.get("taken_by"):
+        yield problem(
+            "openhim:backup:verified_by",
+            f"{backup['verified_by']!r}, which takes the backups",
+            "another host: who takes the place of production must not be able to call them good",
+        )
 
 
 def _start_bundle(backup: Declared, hosts: Declared) -> Iterator[str]:

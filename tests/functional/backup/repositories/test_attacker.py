@@ -8,6 +8,8 @@ from base64 import b64encode
 import pytest
 from saltext.openhim.backup import points
 from saltext.openhim.backup.repository import AppendOnly, RepositoryError
+from saltext.openhim.backup.retention import Policy
+from saltext.openhim.backup.verification import Verification
 
 DATA = os.urandom(2_000_000)
 
@@ -80,6 +82,29 @@ def test_the_other_side_pulls_and_prunes_with_its_own_password(attacked, make, t
     assert pulled.forget(copied.snapshots, prune=True) == list(copied.snapshots)
     assert points.listing(pulled, "demo").points == ()
     intact(attacked)
+
+
+def test_a_forged_point_with_a_forged_verification_pushes_no_good_one_out(attacked, rest, make):
+    """Whoever can add makes points of junk, and says of each that it was verified."""
+    secret = "only who verifies and prunes has it"
+    (good,) = points.listing(attacked, "demo").points
+    points.mark_verified(make(rest.url(), verification_secret=secret), good, verification(good))
+    with taking(attacked) as point:
+        point.store("openhim.archive", lambda out: out.write(b"junk"))
+        forged = points.mark_verified(attacked, point.commit(), verification(point.committed))
+    keeper = make(rest.folder, verification_secret=secret)
+    policy = Policy(last=1)
+    done = points.prune(keeper, "demo", policy, minimum_verified=1, confirm=True, free=False)
+    assert done.removed == ()
+    assert set(done.decision.keep) == {good.id, forged.id}
+    lied_to = points.prune(attacked, "demo", policy, minimum_verified=1)
+    assert lied_to.decision.remove == (good.id,), "the secret is what tells them apart"
+
+
+def verification(point):
+    return Verification(
+        point.id, point.stack, point.manifest_sha256, True, "2026-11-22T09:00:00Z", "x", "y"
+    )
 
 
 def test_a_failed_backup_of_an_append_only_producer_leaves_no_snapshot(attacked):

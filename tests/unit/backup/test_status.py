@@ -9,6 +9,7 @@ from saltext.openhim.backup.status import Judgement, Limits, Seen
 
 from .restore_points import NOW as TODAY
 from .restore_points import point, record
+from .test_schedule import backups
 
 NOW = 1_800_000_000.0
 LIMITS = Limits(max_age=3600, max_unverified=86400)
@@ -77,6 +78,18 @@ def test_a_newer_point_that_nobody_judged_does_not_hide_that_the_last_ones_were_
     sampled = point(2 * HOUR, record(sampled=True))
     assert looked(good, point(3 * HOUR, BAD), sampled, young).state == "failing"
     assert looked(good, point(3 * HOUR, BAD), point(HOUR, record()), young).state == "ok"
+
+
+def test_a_look_never_raises_whatever_is_in_a_repository(monkeypatch):
+    def listing(*_):
+        raise KeyError("nobody has foreseen this")
+
+    monkeypatch.setattr(points, "listing", listing)
+    near = backups("south-db1")
+    near.pillar["openhim"]["secrets"] = {"near": "key"}
+    found = status.look(near, "near")
+    assert found.error == "KeyError: 'nobody has foreseen this'"
+    assert status.judge_repository(found, LIMITS, NOW).state == "unknown"
 
 
 def test_a_point_of_the_future_is_told_and_counts_for_nothing():

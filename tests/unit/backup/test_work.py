@@ -92,6 +92,28 @@ def test_nobody_waits_for_a_young_lock(slept):
     assert slept == []
 
 
+def test_what_removes_is_used_to_unlock_and_to_clean_where_it_is(lock, monkeypatch):
+    used = []
+    monkeypatch.setattr(Repository, "unlock_stale", lambda self: used.append(self.url) or [])
+
+    def clean(found, *_, **options):
+        used.append((found.url, options["copies"]))
+        return ()
+
+    monkeypatch.setattr(points, "clean_leftovers", clean)
+    near = {"url": "/add", "secret": "near", "pruned_by": "north-core", "prune_url": "/remove"}
+    far = {"url": "/far", "secret": "far", "copy_of": "near", "pulled_by": "north-core"}
+    for host in ("north-core", "south-core"):
+        found = backups(host, repositories={"near": near, "far": far})
+        found.pillar["openhim"]["secrets"] = {"near": "secret", "far": "secret"}
+        work.unlock(found, "near")
+        work.clean(found, "near")
+        work.clean(found, "far")
+    assert used == [
+        "/remove", ("/remove", False), ("/far", True), "/add", ("/add", False), ("/far", False)
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(("confirm", "unlocked"), [(True, 1), (False, 0)])
 def test_a_pruning_removes_a_dead_lock_once(lock, monkeypatch, confirm, unlocked):
     asked = {"prune": 0, "unlock": 0}

@@ -22,7 +22,7 @@ from saltext.openhim.backup.oplog.chain import Plan, Segment, TimeNotReachable
 from saltext.openhim.backup.oplog.entry import Entry, timestamp
 from saltext.openhim.backup.oplog.slices import DamagedSlice, Header, Position, words
 from saltext.openhim.backup.oplog.store import SliceStore
-from saltext.openhim.backup.oplog.transactions import Operation, Transactions
+from saltext.openhim.backup.oplog.transactions import Operation, Transactions, outline
 from saltext.openhim.backup.progress import Progress, Reporter
 from saltext.openhim.errors import OpenHIMError, Refused
 from saltext.openhim.mongo.connection import explained
@@ -71,9 +71,10 @@ def replay_to(
     """Finds the slices from ``base`` to ``to`` and replays them.
 
     As :func:`saltext.openhim.backup.oplog.chain.plan` and :func:`replay`. check_first: the slices
-    are read whole before anything is written, so a damaged one is found in time, and is no
-    obstacle where others have the same entries. Without it they are read once only, which saves
-    half a second a slice, and a damaged one ends the replay where it is.
+    are read whole before anything is written (those before the base too, in which a transaction
+    began), so a damaged one is found in time, and is no obstacle where others have the same
+    entries. Without it they are read once only, which saves half a second a slice, and a damaged
+    one ends the replay where it is.
     """
     headers = store.headers()
     wanted: dict[str, Any] = {
@@ -91,27 +92,67 @@ def replay_to(
 def sound_plan(
     store: SliceStore, headers: Iterable[Header], replica_set: str, **wanted: Any
 ) -> tuple[Plan, list[str]]:
-    """A plan whose slices were all read to their end, and the names of those found damaged."""
+    """A plan whose slices were all read to their end, and the names of those found damaged.
+
+    Among them those before the base in which a transaction began that is committed after it. Raises
+    :class:`~saltext.openhim.backup.oplog.chain.TimeNotReachable` when there is no such plan.
+    """
     known = list(headers)
-    sound: set[str] = set()
+    sound: dict[str, list[Operation]] = {}
     damaged: dict[str, str] = {}
     first = plan = chain.plan(known, replica_set, **wanted)
     while True:
-        for segment in plan.segments:
-            header = segment.header
-            if header.name in sound:
-                continue
-            try:
-                with contextlib.closing(store.get(header.name)) as stream:
-                    slices.verify(stream, header)
-            except DamagedSlice as error:
-                damaged[header.name] = str(error)
-                break
-            sound.add(header.name)
-        else:
+        try:
+            found = _first_damaged(store, plan, sound)
+        except Refused as error:
+            told = "; ".join([str(error), *damaged.values()])
+            raise TimeNotReachable(f"{words(plan.to)} can't be reached: {told}", ()) from None
+        if found is None:
             return plan, sorted(damaged)
+        damaged.update([found])
         left = [header for header in known if header.name not in damaged]
         plan = _plan_without(damaged, first, left, replica_set, wanted)
+
+
+def _first_damaged(
+    store: SliceStore, plan: Plan, sound: dict[str, list[Operation]]
+) -> tuple[str, str] | None:
+    """Name of a damaged slice that a replay would read, and what is wrong; None without one.
+
+    sound: what was read before, by name, with the outlines of its transactions; it grows.
+    """
+    for segment in plan.segments:
+        header = segment.header
+        if header.name not in sound:
+            try:
+                sound[header.name] = _outlines(store, header)
+            except DamagedSlice as error:
+                return header.name, str(error)
+    reading = [""]
+
+    def earlier() -> Iterator[Iterator[Operation]]:
+        for segment, entries in zip(plan.earlier, _earlier(store, plan), strict=True):
+            reading[0] = segment.header.name
+            yield entries
+
+    transactions = Transactions(earlier)
+    try:
+        for segment in plan.segments:
+            until = min(segment.until.ts, plan.to)
+            for each in sound[segment.header.name]:
+                if segment.after.ts < each["ts"] <= until:
+                    transactions.feed(each, each["ts"] > plan.after)
+    except DamagedSlice as error:
+        return reading[0], str(error)
+    return None
+
+
+def _outlines(store: SliceStore, header: Header) -> list[Operation]:
+    """Of a slice, read to its end: the commands that tell where a transaction began."""
+    with contextlib.closing(store.get(header.name)) as stream:
+        entries = slices.read_entries(stream, header)
+        commands = (each.decoded() for each in entries if each.string(b"op") == b"c")
+        return [found for each in commands if (found := outline(each)) is not None]
 
 
 def _plan_without(

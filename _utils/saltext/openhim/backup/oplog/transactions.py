@@ -77,6 +77,26 @@ class Transactions:
         return found
 
 
+def outline(entry: Operation) -> Operation | None:
+    """A command without what it did: enough to see where its transaction began.
+
+    None for what is no part of a transaction, and for a transaction in one entry.
+    """
+    command = entry["o"]
+    name = next(iter(command))
+    if name in ("abortTransaction", "commitTransaction"):
+        kept = {name: 1}
+    elif name != "applyOps" or "txnNumber" not in entry or "multiOpType" in entry:
+        return None
+    elif command.get("partialTxn") or command.get("prepare") or _link(entry) != _NONE:
+        flags = {flag: True for flag in ("partialTxn", "prepare") if command.get(flag)}
+        kept = {name: [], **flags}
+    else:
+        return None
+    names = ("op", "ts", "lsid", "txnNumber", "prevOpTime")
+    return {"o": kept, **{key: entry[key] for key in names if key in entry}}
+
+
 def _is_piece(entry: Operation, key: _Key, newest: Timestamp) -> bool:
     return (
         entry["op"] == "c"

@@ -85,7 +85,7 @@ def outline(entry: Operation) -> Operation | None:
     command = entry["o"]
     name = next(iter(command))
     if name in ("abortTransaction", "commitTransaction"):
-        kept = {name: 1}
+        kept: dict[str, Any] = {name: 1}
     elif name != "applyOps" or "txnNumber" not in entry or "multiOpType" in entry:
         return None
     elif command.get("partialTxn") or command.get("prepare") or _link(entry) != _NONE:

@@ -179,7 +179,7 @@ def test_a_slice_that_was_taken_back_has_another_name_when_it_is_archived_again(
 def test_entries_must_follow_each_other():
     collected = Collector(at(3))
     collected.add(entry(4))
-    for wrong in (entry(4), entry(3), entry(5, term=0)):
+    for wrong in (entry(4), entry(4, term=2), entry(3), entry(5, term=0)):
         with pytest.raises(DamagedSlice, match="after"):
             collected.add(wrong)
 

@@ -1,0 +1,71 @@
+"""The runner takes a failover back, or does not; mocked: the master, and what its hosts answer."""
+
+import pytest
+import salt.exceptions
+from saltext.openhim import record
+from saltext.openhim.recovery.failover import Sighting
+from saltext.openhim.runners import openhim_dr
+
+from tests.unit.recovery.test_failover import DECLARED, OVERLAY, SEEN, VOTES
+
+WHY = {"declared_by": "Ada", "reason": "north is back"}
+
+
+@pytest.fixture
+def hosts(tmp_path, monkeypatch):
+    """What the survivor has of a promotion, to be changed by a test; and what was asked of whom."""
+    record.declare(
+        "example", tmp_path, parent=None, kind="failover", active_site="south", profile="reduced",
+        lost_sites=["north"], declared_by="Ada", reason="fire",
+        declared_at="2026-01-31T12:00:00+00:00",
+    )  # fmt: skip
+    known = {"traces": {"votes": VOTES, "noted": False, "epoch": None}, "asked": []}
+
+    def ask(hosts, function, arguments=(), timeout=30):
+        known["asked"].append((hosts, function, arguments))
+        return {host: known["traces"] for host in hosts}
+
+    pillar = {"openhim": {**DECLARED, "recovery": {**OVERLAY, "kind": "failover"}}}
+    monkeypatch.setattr(openhim_dr, "_directory", lambda: tmp_path)
+    monkeypatch.setattr(openhim_dr, "_declaration", lambda _: pillar)
+    monkeypatch.setattr(openhim_dr, "_sightings", lambda _: known.get("sightings", SEEN))
+    monkeypatch.setattr(openhim_dr, "_ask", ask)
+    known["history"] = lambda: record.history("example", tmp_path)
+    return known
+
+
+def test_a_failover_that_promoted_nobody_is_taken_back(hosts):
+    done = openhim_dr.failover_withdraw("example", **WHY)
+    assert hosts["asked"] == [(["south-db1"], "openhim_dr.traces", ["rs"])]
+    assert (done["epoch"], done["kind"], done["active_site"]) == (2, "withdrawal", "north")
+    assert (done["profile"], done["lost_sites"]) == ("production", [])
+    assert [epoch.kind for epoch in hosts["history"]()] == ["failover", "withdrawal"]
+
+
+@pytest.mark.parametrize(
+    ("traces", "expected"),
+    [
+        ({"votes": {**VOTES, "north-db1:27017": 0, "north-db2:27017": 0}}, "have no vote"),
+        ({"noted": True, "epoch": 1}, "has noted that its promotion in epoch 1 began"),
+    ],
+)
+def test_what_the_survivor_has_of_a_promotion_forbids_it(hosts, traces, expected):
+    hosts["traces"] = {**hosts["traces"], **traces}
+    with pytest.raises(salt.exceptions.CommandExecutionError, match=expected):
+        openhim_dr.failover_withdraw("example", **WHY)
+    assert len(hosts["history"]()) == 1
+
+
+def test_a_survivor_that_does_not_answer_forbids_it_and_is_not_asked_in_vain(hosts):
+    hosts["sightings"] = [Sighting(each.host, answered=False) for each in SEEN]
+    with pytest.raises(salt.exceptions.CommandExecutionError, match="nobody knows"):
+        openhim_dr.failover_withdraw("example", **WHY)
+    assert hosts["asked"] == []
+
+
+def test_a_second_withdrawal_asks_nobody(hosts):
+    openhim_dr.failover_withdraw("example", **WHY)
+    hosts["asked"].clear()
+    with pytest.raises(salt.exceptions.CommandExecutionError, match="nothing to take back"):
+        openhim_dr.failover_withdraw("example", **WHY)
+    assert hosts["asked"] == []

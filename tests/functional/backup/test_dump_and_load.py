@@ -441,6 +441,26 @@ def test_a_capped_collection_that_is_overwritten_while_it_is_read(
         assert [each["x"][0] for each in read_documents(data)["openhim.log"]] == ["z"] * 1000
 
 
+def test_a_capped_collection_whose_newest_document_goes_is_read_again(
+    client, between_batches, monkeypatch
+):
+    monkeypatch.setattr(cursor, "REPLY_BYTES", 20_000)
+    log = client.openhim.create_collection("log", capped=True, size=10**7)
+    log.insert_many([{"_id": n, "x": "y" * 150} for n in range(1000)])
+    numbers = itertools.count(1000)
+
+    def write(number):
+        log.delete_one({"_id": 999})
+        log.insert_one({"_id": next(numbers)})
+
+    between_batches(write)
+    _, data = dumped(client)
+    found = [each["_id"] for each in read_documents(data)["openhim.log"]]
+    assert found == [*range(999), *range(1000, found[-1] + 1)]
+    # Up to the newest when the second reading began, with several batches to come.
+    assert 1000 < found[-1] < next(numbers) - 5
+
+
 def test_what_is_made_during_the_dump_is_not_in_it(client):
     client.openhim.users.insert_one({"_id": 1})
     out = Acting(lambda: client.openhim.later.insert_one({}))

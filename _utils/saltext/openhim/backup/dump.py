@@ -402,7 +402,7 @@ def _is_there(server: _Server, plan: _Plan, at: Timestamp) -> bool:
 def _made_after(server: _Server, plan: _Plan, at: Timestamp) -> bool:
     """Whether the oplog has the collection's creation, later than ``at``."""
     query = {"ts": {"$gt": at}, "op": "c", "ui": plan.uuid, "o.create": {"$exists": True}}
-    return server.client.local["oplog.rs"].find_one(query) is not None
+    return server.client.local["oplog.rs"].find_one(query, {"ts": 1}) is not None
 
 
 def _find(server: _Server, plan: _Plan, at: Timestamp | None) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from saltext.openhim.backup.archive import TIMESERIES, VIEW
 from saltext.openhim.backup.digest import Digest
 from saltext.openhim.backup.dump import CONFIGURATION, Namespace, addresses, selected
 from saltext.openhim.backup.progress import Progress, Reporter
-from saltext.openhim.errors import OpenHIMError, Refused
+from saltext.openhim.errors import OpenHIMError, Refused, Unreachable
 from saltext.openhim.mongo.connection import MongoError, explained
 
 #: Inserts under way at the same time.
@@ -149,14 +149,21 @@ def load(
     """
     reader = archive.Reader(stream)
     targets, skipped = _targets(reader.entries, rename or {}, selection)
+    total_bytes = sum(target.entry.size for target in targets.values())
+    reporter = Reporter(progress, total_bytes)
+    ready = _Configured(targets.values(), on_configured if configuration_first else None)
     with explained(addresses(client)):
         to = _Destination(client, bool(client.admin.command("hello").get("setName")))
         untouched = _prepare(to, targets, overwrite)
-        total_bytes = sum(target.entry.size for target in targets.values())
-        reporter = Reporter(progress, total_bytes)
-        ready = _Configured(targets.values(), on_configured if configuration_first else None)
-        _fill(reader, targets, to, workers, reporter, ready)
-        _read_back(client, targets.values())
+    try:
+        with explained(addresses(client)):
+            _fill(reader, targets, to, workers, reporter, ready)
+            _read_back(client, targets.values())
+    except Unreachable as error:
+        raise Unreachable(
+            f"{error}. What was restored is incomplete: see in the server's log why it ended (a "
+            "disk that fills ends it), then restore again"
+        ) from error
     reporter.finish("")
     results = [target.result() for target in targets.values()]
     return Loaded(reader.header.server_version, results, skipped, untouched)

@@ -33,6 +33,9 @@ ANSWER_TIMEOUT = 30
 #: Seconds after which a refresh of a host's pillar is asked for again.
 REFRESH_TIMEOUT = 15
 
+#: Seconds between two such looks: one at hosts that the master does not know takes no time at all.
+PAUSE = 1
+
 #: Seconds that a host has for a look at all its repositories.
 STATUS_TIMEOUT = 300
 
@@ -144,18 +147,25 @@ def failover_known(stack, hosts, timeout=60):
         if epoch is None:
             raise Refused(f"no recovery of {stack!r} is on record; there is nothing to know")
         deadline = time.monotonic() + timeout
-        known = dict.fromkeys(hosts)
+        known, silent = dict.fromkeys(hosts), set(hosts)
         while behind := sorted(host for host, number in known.items() if number != epoch.number):
             if time.monotonic() >= deadline:
-                told = ", ".join(f"{host} (epoch {known[host] or 'none'})" for host in behind)
+                told = ", ".join(
+                    f"{host} ({'no answer' if host in silent else f'epoch {known[host]}'})"
+                    for host in behind
+                )
                 raise OpenHIMError(
-                    f"epoch {epoch.number} is on record, and {timeout} s later the pillar of these "
-                    f"hosts has another: {told}. See what keeps them from their pillar (salt-call "
+                    f"epoch {epoch.number} is on record, and {timeout} s later these hosts don't "
+                    f"have it in their pillar: {told}. See what keeps them from it (salt-call "
                     "pillar.items there, and the master's log), then run this again"
                 )
             # It says True even when the refresh did not end in time, so what it did is read back.
-            _ask(behind, "saltutil.refresh_pillar", [True, REFRESH_TIMEOUT])
-            known.update(_ask(behind, "openhim_dr.epoch"))
+            _cmd(behind, "saltutil.refresh_pillar", [True, REFRESH_TIMEOUT], ANSWER_TIMEOUT)
+            answers = _cmd(behind, "openhim_dr.epoch", [], ANSWER_TIMEOUT)
+            known.update({host: one["ret"] for host, one in answers.items() if not one["retcode"]})
+            silent = set(behind) - set(answers)
+            if any(known[host] != epoch.number for host in behind):
+                time.sleep(PAUSE)
     except OpenHIMError as error:
         raise CommandExecutionError(str(error)) from error
     return known

@@ -71,7 +71,7 @@ def test_the_recovery_record_reaches_the_pillar(site: Site) -> None:
         with site.changed_pillar(lambda openhim: openhim.update(stack="another")):
             done = site.run("openhim_dr.failover_known", "example", [HOST], timeout=1)
         assert done.returncode != 0
-        assert f"{HOST} (epoch none)" in str(done.data)
+        assert f"{HOST} (epoch None)" in str(done.data)
         # A damaged record must stop everything: a highstate without it would undo the recovery.
         file.write_text("[{")
         site.salt("saltutil.refresh_pillar", wait=True)

@@ -69,3 +69,27 @@ def test_a_second_withdrawal_asks_nobody(hosts):
     with pytest.raises(salt.exceptions.CommandExecutionError, match="nothing to take back"):
         openhim_dr.failover_withdraw("example", **WHY)
     assert hosts["asked"] == []
+
+
+def test_every_host_is_asked_until_it_knows_the_epoch(hosts, monkeypatch):
+    """One is slow, one gives no answer at first, and one never does."""
+    answers = {"north-db1": [1], "south-db1": [None, 0, 1], "south-core": [..., 1]}
+    asked = []
+
+    def cmd(behind, function, arguments, timeout):
+        asked.append((tuple(behind), function))
+        if function != "openhim_dr.epoch":
+            return {}
+        said = {host: answers.get(host, [...])[0] for host in behind}
+        for host in behind:
+            answers[host] = answers.get(host, [...])[1:] or [...]
+        return {h: {"ret": one, "retcode": 0} for h, one in said.items() if one is not ...}
+
+    monkeypatch.setattr(openhim_dr, "_cmd", cmd)
+    monkeypatch.setattr(openhim_dr, "PAUSE", 0.01)
+    three = dict.fromkeys(answers, 1)
+    assert openhim_dr.failover_known("example", list(answers)) == three
+    rounds = [behind for behind, function in asked if function == "saltutil.refresh_pillar"]
+    assert rounds == [tuple(sorted(three)), ("south-core", "south-db1"), ("south-db1",)]
+    with pytest.raises(salt.exceptions.CommandExecutionError, match=r"later .* lost \(no answer\)"):
+        openhim_dr.failover_known("example", ["lost"], timeout=0.1)

@@ -10,6 +10,11 @@ Every function raises when it cannot do what it says. A restore point is there w
 and not before.
 """
 
+import shutil
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
 from salt.exceptions import CommandExecutionError
 
 try:
@@ -18,6 +23,7 @@ try:
     from saltext.openhim.backup import schedule as scheduling
     from saltext.openhim.backup import status as judging
     from saltext.openhim.backup import verify as verifying
+    from saltext.openhim.backup.oplog import archiving, declared, tidy
     from saltext.openhim.errors import OpenHIMError
     from saltext.openhim.mongo.connection import raises
     from saltext.openhim.mongo.status import until
@@ -37,6 +43,7 @@ __func_alias__ = {"list_": "list"}
 
 #: At most so often is progress told as an event.
 _EVENT = "openhim/backup/progress"
+_OPLOG_EVENT = "openhim/backup/oplog"
 
 
 def __virtual__():
@@ -90,7 +97,7 @@ def _shown(point, repository):
 def tasks():
     """
     What this host does for the backups: ``repositories`` that it makes, whether it ``verifies``,
-    and its ``schedule``.
+    its ``schedule``, and the systemd unit that archives the oplog (``archiver``; None on others).
 
     CLI Example:
 
@@ -104,7 +111,17 @@ def tasks():
         "repositories": (backups.first if takes else []) + backups.pulled_here,
         "verifies": backups.entry.get("verified_by") == backups.host,
         "schedule": scheduling.wanted(backups),
+        "archiver": _unit() if declared.archived_here(backups) else None,
     }
+
+
+def _unit():
+    """The unit's text, for this host's Salt."""
+    own = Path(sys.executable).with_name("salt-call")
+    command = str(own) if own.exists() else shutil.which("salt-call")
+    if command is None:
+        raise OpenHIMError("salt-call is not on this host; the oplog archive is run by it")
+    return archiving.unit(command, str(Path(__opts__["conf_file"]).parent))
 
 
 @_converted
@@ -287,6 +304,47 @@ def prune(repository, confirm=False, wait=0):
         "would_remove": [] if done.removed else list(done.decision.remove),
         "held": done.decision.held,
     }
+
+
+@_converted
+def prune_oplog(confirm=False, wait=0):
+    """
+    Keep the oplog archive small: hours and days that newer restore points cover become one slice
+    each, and what no restore point needs any more is removed. Only tell how many, unless confirmed.
+
+    confirm
+        Whether to join and remove them.
+
+    wait
+        Seconds to wait for another task of backups on this host, before this one is refused.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'west-backup' openhim_backup.prune_oplog confirm=True
+    """
+    with work.patience(wait), work.alone("making the oplog archive smaller"):
+        return asdict(tidy.tidy(_backups(), confirm))
+
+
+@_converted
+def archive():
+    """
+    Archive the oplog of every declared set, until told to stop. The unit ``openhim-oplog`` of
+    ``openhim:backup:oplog:archived_by`` runs this; a person has no need to.
+
+    Changes are events ``openhim/backup/oplog/<set>``: it is ``archiving``, ``behind``, ``stopped``,
+    or there is a ``gap``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call openhim_backup.archive
+    """
+    fire = __salt__["event.fire_master"]
+    archiving.serve(_backups(), lambda name, said: fire(dict(said), f"{_OPLOG_EVENT}/{name}"))
 
 
 @_converted

@@ -11,6 +11,9 @@ Backups of an OpenHIM stack as desired state
     Backups are taken by schedule:
       openhim_backup.scheduled: []
 
+    The oplog is archived:
+      openhim_backup.archive_running: []
+
     There is a restore point of today:
       openhim_backup.taken:
         - name: near
@@ -33,8 +36,10 @@ try:
     from saltext.openhim.backup import declaration, points, work
     from saltext.openhim.backup import schedule as scheduling
     from saltext.openhim.backup.failures import RepositoryUnreachable, ResticMissing
+    from saltext.openhim.backup.oplog import archiving, declared
     from saltext.openhim.errors import OpenHIMError
     from saltext.openhim.mongo.connection import raises
+    from saltext.openhim.mongo.status import until
 
     _PROBLEM = None
 except ImportError as error:
@@ -100,6 +105,69 @@ def repository_present(name, recovery_key=None):
     if not __salt__["openhim_backup.repository_exists"](name):
         return False, changes, f"The repository {name} was made, and is not there."
     return True, changes, f"Made: {', '.join(changes)}."
+
+
+@_answered
+def archive_running(name, patience=300):
+    """
+    The repository of the oplog archive is there, and the unit ``openhim-oplog`` archives every
+    declared set into it, as the pillar says now. It is started anew where it says nothing, or runs
+    as it was declared before.
+
+    name
+        Any text.
+
+    patience
+        Seconds that it has to begin, after it was started.
+    """
+    backups = _backups()
+    if not declared.archived_here(backups):
+        return False, {}, f"Archiving the oplog is not the task of {backups.host}."
+    changes = {}
+    opened = declared.repository(backups)
+    try:
+        if not opened.exists():
+            changes["repository"] = {"old": None, "new": opened.location}
+    except (ResticMissing, RepositoryUnreachable) as error:
+        if not __opts__["test"]:
+            raise
+        return None, {}, f"Not known yet whether the oplog is archived: {error}"
+    why = archiving.why_not_running(backups)
+    if why:
+        changes["archive"] = {"old": why, "new": "runs as declared"}
+    if not changes:
+        return True, {}, _archives()
+    if __opts__["test"]:
+        return None, changes, f"Would make or start: {', '.join(changes)}."
+    if "repository" in changes:
+        opened.initialise()
+    if "archive" in changes:
+        __salt__["service.restart"](archiving.SERVICE)
+    until(lambda: archiving.is_archiving(backups), patience, poll=0.5)
+    why = archiving.why_not_running(backups)
+    if why:
+        return False, changes, f"{archiving.SERVICE} was started; {why}. Look at its journal."
+    if not archiving.is_archiving(backups):
+        return False, changes, _archives()
+    return True, changes, f"Made or started: {', '.join(changes)}. {_archives()}"
+
+
+def _archives():
+    errors = "; ".join(archiving.errors())
+    return f"The archiver runs, and does not archive: {errors}" if errors else "It archives."
+
+
+def mod_watch(name, sfun=None, **kwargs):
+    """What ``archive_running`` does when what it watches has changed: the unit starts anew."""
+    if sfun != "archive_running":
+        comment = f"openhim_backup.{sfun} has nothing to do when something changes"
+        return {"name": name, "result": False, "changes": {}, "comment": comment}
+    changes = {"archive": {"old": "ran before the change", "new": "started anew"}}
+    if __opts__["test"]:
+        comment = f"Would start {archiving.SERVICE} anew."
+        return {"name": name, "result": None, "changes": changes, "comment": comment}
+    archiving.forget()
+    return archive_running(name, **{k: v for k, v in kwargs.items() if k == "patience"})
 
 
 def _missing(opened, recovery_key):

@@ -124,6 +124,14 @@ openhim:
       secret: recovery_key
       repositories:
         store: {url: "rest:http://producer:{backup_store_producer}@10.20.0.40:8000/start-bundle/"}
+    oplog:                       # every time between two restore points can be restored too
+      archived_by: south-db1
+      repository:
+        url: rest:http://producer:{backup_store_producer}@10.20.0.40:8000/oplog/
+        secret: backup_store
+        pruned_by: west-backup
+        prune_url: rest:http://keeper:{backup_store_keeper}@10.20.0.41:8000/oplog/
+      interval_seconds: 60
     files: [/etc/mongod]
     retention: {last: 3, hourly: 24, daily: 7, weekly: 5, monthly: 12, yearly: 6, minimum_verified: 2}
     assertions:

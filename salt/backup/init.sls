@@ -17,6 +17,30 @@ the repository {{ name }} is there:
       - openhim_backup: backups are scheduled
 {%- endfor %}
 
+{%- if task.archiver %}
+
+the archiver of the oplog is a unit:
+  file.managed:
+    - name: /etc/systemd/system/openhim-oplog.service
+    - contents: {{ task.archiver | json }}
+    - mode: '0644'
+    - require:
+      - pkg: restic is installed
+
+the archiver starts with the host:
+  service.enabled:
+    - name: openhim-oplog
+    - require:
+      - file: the archiver of the oplog is a unit
+
+the oplog is archived:
+  openhim_backup.archive_running:
+    - require:
+      - service: the archiver starts with the host
+    - watch:
+      - file: the archiver of the oplog is a unit
+{%- endif %}
+
 backups are scheduled:
   openhim_backup.scheduled:
     - require:

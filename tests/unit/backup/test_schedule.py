@@ -72,3 +72,15 @@ def test_the_hosts_with_a_task_are_asked_for_the_status():
         "south-core",
         "south-db1",
     ]
+
+
+def test_the_oplogs_archiver_looks_and_who_prunes_it_does_so_by_schedule():
+    archive = {
+        "archived_by": "north-db1",
+        "repository": {"url": "/oplog", "secret": "near", "pruned_by": "north-core"},
+    }
+    found = schedule.wanted(backups("north-db1", oplog=archive))
+    assert set(found) == {f"{schedule.PREFIX}status"}
+    found = schedule.wanted(backups("north-core", oplog=archive))
+    assert found[f"{schedule.PREFIX}prune-oplog"]["function"] == "openhim_backup.prune_oplog"
+    assert "north-db1" in schedule.hosts_with_a_task(backups("north-db1", oplog=archive).stack)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from saltext.openhim.backup.declaration import Backups
+from saltext.openhim.backup.oplog import declared as oplog
 from saltext.openhim.settings import Stack
 
 PREFIX = "openhim-backup-"
@@ -44,7 +45,9 @@ def wanted(backups: Backups) -> dict[str, dict[str, Any]]:
     if "prune" in declared:
         for name in backups.pruned_here:
             every(f"prune-{name}", declared["prune"], "prune", repository=name, confirm=True)
-    if found:
+        if oplog.pruned_here(backups):
+            every("prune-oplog", declared["prune"], "prune_oplog", confirm=True)
+    if found or oplog.archived_here(backups):
         every("status", LOOK, "status")
     return found
 
@@ -53,6 +56,8 @@ def hosts_with_a_task(stack: Stack) -> list[str]:
     """The hosts that take, pull, verify or remove restore points."""
     backup = stack.declared.get("backup") or {}
     found = {backup.get("taken_by"), backup.get("verified_by")}
+    archive = backup.get("oplog") or {}
+    found |= {archive.get("archived_by"), archive.get("repository", {}).get("pruned_by")}
     for entry in (backup.get("repositories") or {}).values():
         found |= {entry.get("pulled_by"), entry.get("pruned_by")}
     return sorted(host for host in found if host)

@@ -16,6 +16,7 @@ from typing import Any
 from saltext.openhim import files, settings
 from saltext.openhim.backup import points, retention
 from saltext.openhim.backup.declaration import MAX_AGE, Backups
+from saltext.openhim.backup.oplog import declared, health
 from saltext.openhim.errors import OpenHIMError
 
 OK = "ok"
@@ -237,13 +238,30 @@ def status(backups: Backups, now: datetime | None = None) -> dict[str, Any]:
         for name in backups.visible
     }
     whole = judge(judged)
-    return {
+    found = {
         "stack": backups.stack.name,
         "host": backups.host,
         "at": present.isoformat(timespec="seconds"),
         "state": whole.state,
         "reasons": whole.reasons,
         "repositories": {name: asdict(found) for name, found in judged.items()},
+    }
+    return with_oplog(found, health.look(backups, present)) if has_oplog(backups) else found
+
+
+def has_oplog(backups: Backups) -> bool:
+    """Whether this host archives the oplog, or can look at what is archived."""
+    return declared.archived_here(backups) or declared.visible(backups)
+
+
+def with_oplog(found: Mapping[str, Any], seen: health.Seen) -> dict[str, Any]:
+    """The judgement with that of the oplog archive: one that is not well makes the state no ok."""
+    state = UNKNOWN if seen.silent else DEGRADED if seen.reasons else OK
+    return {
+        **found,
+        "state": worst([str(found["state"]), state]),
+        "reasons": [*found["reasons"], *(f"oplog archive: {reason}" for reason in seen.reasons)],
+        "oplog": {"state": state, "reasons": list(seen.reasons), "sets": dict(seen.sets)},
     }
 
 
@@ -303,6 +321,7 @@ def metrics(found: Mapping[str, Any]) -> str:
         if samples:
             lines += [f"# HELP openhim_backup_{key} {words}", f"# TYPE openhim_backup_{key} gauge"]
             lines += samples
+    lines += _oplog_metrics(stack, (found.get("oplog") or {}).get("sets") or {})
     if "at" in found:
         seconds = datetime.fromisoformat(found["at"]).timestamp()
         lines += [
@@ -311,6 +330,17 @@ def metrics(found: Mapping[str, Any]) -> str:
             f'openhim_backup_looked_at_seconds{{stack="{stack}"}} {seconds:.0f}',
         ]
     return "\n".join(lines) + "\n"
+
+
+def _oplog_metrics(stack: str, sets: Mapping[str, Any]) -> list[str]:
+    name = "openhim_backup_oplog_behind_seconds"
+    samples = [
+        f'{name}{{stack="{stack}",set="{each}"}} {one["behind_seconds"]:g}'
+        for each, one in sets.items()
+        if one["behind_seconds"] is not None
+    ]
+    words = f"# HELP {name} Since the last archived entry of the oplog, when it was looked at."
+    return [words, f"# TYPE {name} gauge", *samples] if samples else []
 
 
 def _age(time: float | None, now: float) -> float | None:

@@ -161,7 +161,7 @@ def _of_backup(declared: Mapping[str, Any], host_id: str) -> dict[str, str]:
         found |= {secret: f"openhim:backup:repositories:{name}" for secret in secrets if secret}
     oplog = backup.get("oplog", {})
     archives = oplog.get("archived_by") == host_id
-    found |= _of_slices(oplog.get("repository", {}), host_id, archives or takes)
+    found = _of_slices(oplog.get("repository", {}), host_id, archives or takes) | found
     user = declared.get("mongodb", {}).get("users", {}).get(backup.get("user"), {})
     if (takes or archives) and user.get("secret"):
         found[user["secret"]] = "openhim:backup:user"

@@ -10,6 +10,7 @@ import time as clock
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from typing import Any
 from urllib.parse import quote
 
@@ -17,7 +18,7 @@ from pymongo import MongoClient
 from saltext.openhim import secrets, settings
 from saltext.openhim.backup import repository
 from saltext.openhim.backup.repository import Repository
-from saltext.openhim.backup.retention import Policy
+from saltext.openhim.backup.retention import CLOCK_TOLERANCE, Policy
 from saltext.openhim.errors import OpenHIMError, Refused, Unreachable
 from saltext.openhim.mongo import connection
 from saltext.openhim.schema import needs
@@ -240,6 +241,7 @@ def _best_member(
     of those one here before others.
     """
     found: list[tuple[float, bool, bool, str]] = []
+    clocks: dict[str, datetime] = {}
     silent: list[str] = []
     for member in replica_set.members:
         try:
@@ -252,6 +254,7 @@ def _best_member(
             primary = bool(hello.get("isWritablePrimary"))
             newest = float(hello["lastWrite"]["majorityOpTime"]["ts"].time)
             found.append((newest, primary, member.host.site != site, member.name))
+            clocks[member.name] = hello["localTime"].replace(tzinfo=timezone.utc)
         else:
             silent.append(f"{member.name} is neither primary nor secondary")
     if not found:
@@ -261,4 +264,16 @@ def _best_member(
         )
     freshest = max(newest for newest, *_ in found)
     best = min(found, key=lambda one: (freshest - one[0] > LAG, *one[1:]))
+    _refuse_another_time(best[3], clocks[best[3]])
     return best[3], best[0]
+
+
+def _refuse_another_time(member: str, there: datetime) -> None:
+    """A restore point is named by this host's clock, and its age is told by all others'."""
+    here = datetime.now(timezone.utc)
+    if abs(here - there) > CLOCK_TOLERANCE:
+        raise Refused(
+            f"this host's clock says {here:%Y-%m-%d %H:%M} UTC, that of {member} "
+            f"{there:%Y-%m-%d %H:%M} UTC; expected the same. No restore point was taken: set the "
+            "clocks (the state tree's clock does)"
+        )

@@ -1,4 +1,4 @@
-"""A backup that is killed at a random moment: what is committed restores, and the next one works."""
+"""Backups that are killed at random moments, or run where the clock is wrong."""
 
 import json
 import os
@@ -58,8 +58,8 @@ def backups(stack, monkeypatch):
     return found
 
 
-def begun(stack):
-    """A process that takes a restore point, in a group of its own."""
+def begun(stack, *before):
+    """A process that takes a restore point, in a group of its own; ``before`` its command."""
     asked = {
         "pillar": stack.pillar,
         "host": HOST,
@@ -67,10 +67,10 @@ def begun(stack):
         "cache": str(stack.folder / "cache"),
     }
     process = subprocess.Popen(
-        [sys.executable, "-c", TAKE],
+        [*before, sys.executable, "-c", TAKE],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.PIPE if before else subprocess.DEVNULL,
         text=True,
         start_new_session=True,
     )
@@ -135,3 +135,15 @@ def test_what_is_committed_restores_wherever_backups_were_killed(stack, backups,
     made = work.take(backups, "a test", "after the kills")
     known = points.listing(backups.repository("near"), "test")
     assert made.id in {point.id for point in known.points}
+
+
+@pytest.mark.parametrize("wrong", ["-1 day", "+1 day"])
+def test_where_the_clock_is_wrong_by_a_day_no_restore_point_is_taken(stack, backups, wrong):
+    before = points.listing(backups.repository("near"), "test")
+    process = begun(stack, "faketime", "-f", wrong.replace(" day", "d"))
+    said = process.stderr.read()
+    process.wait(120)
+    assert process.returncode != 0
+    assert "Refused: this host's clock says " in said
+    assert "set the clocks" in said
+    assert points.listing(backups.repository("near"), "test") == before

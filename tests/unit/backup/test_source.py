@@ -5,6 +5,7 @@ The members' answers are made up: a real set is not behind by days.
 
 import time
 from contextlib import contextmanager
+from datetime import datetime, timezone
 from types import SimpleNamespace
 
 import pytest
@@ -29,6 +30,7 @@ def answers(monkeypatch):
         behind, kind = said[member]
         at = Timestamp(int(time.time() - behind), 1)
         hello = {kind: True, "lastWrite": {"majorityOpTime": {"ts": at}}}
+        hello["localTime"] = datetime.now(timezone.utc).replace(tzinfo=None)
         admin = SimpleNamespace(command=lambda _: hello)
         yield SimpleNamespace(admin=admin, member=member)
 

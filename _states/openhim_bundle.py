@@ -26,7 +26,8 @@ def __virtual__():
 
 def stored(name, max_age=86400, config=None):
     """
-    Every repository of the start bundle holds one that is young enough; otherwise it is stored now.
+    Every repository of the start bundle holds one that is young enough and knows the newest
+    recovery; otherwise it is stored now.
 
     name
         Any text.
@@ -60,13 +61,18 @@ def _stored(max_age, config):
 
 
 def _late(wanted, max_age):
-    """The repositories whose newest bundle is too old, or of the future, with its time or None."""
-    newest = {one["repository"]: one["time"] for one in __salt__["openhim_bundle.list"]()}
+    """The repositories whose newest bundle will not do, with its time or None."""
+    newest = {one["repository"]: one for one in __salt__["openhim_bundle.list"]()}
+    epoch = int((__pillar__["openhim"].get("recovery") or {}).get("epoch") or 0)
+    return {
+        name: newest[name]["time"] if name in newest else None
+        for name in wanted
+        if name not in newest or not _will_do(newest[name], epoch, max_age)
+    }
+
+
+def _will_do(one, epoch, max_age):
+    """Whether a bundle is neither too old nor of the future, and of this epoch."""
     now = datetime.now(timezone.utc)
-    late = {}
-    for name in wanted:
-        time = newest.get(name)
-        age = (now - datetime.fromisoformat(time)).total_seconds() if time else None
-        if age is None or not -300 <= age <= max_age:
-            late[name] = time
-    return late
+    age = (now - datetime.fromisoformat(one["time"])).total_seconds()
+    return -300 <= age <= max_age and one["epoch"] >= epoch

@@ -136,7 +136,7 @@ openhim:
     retention: {last: 3, hourly: 24, daily: 7, weekly: 5, monthly: 12, yearly: 6, minimum_verified: 2}
     assertions:
       - {collection: openhim.channels, at_least: 1}
-    schedule: {take: 3600, copy: 3600, verify: 86400, prune: 86400}   # seconds between two
+    schedule: {take: 3600, copy: 3600, verify: 86400, prune: 86400, bundle: 86400}   # seconds between two
     max_age_seconds: 7200
 
   targets:                       # what the business asks for; reports show what was measured beside it

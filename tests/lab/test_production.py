@@ -223,7 +223,8 @@ def test_before_the_first_restore_point_the_status_is_a_failure_and_says_why(pro
     assert production.master.retcodes["run"] == 1
     assert found["state"] == "failing"
     assert "south-db1: store: it holds no restore point" in found["reasons"]
-    assert set(found["hosts"]) == {"south-db1", "west-backup"}
+    assert set(found["hosts"]) == {"south-db1", "west-backup", "master"}
+    assert found["hosts"]["master"]["state"] == "ok", found["hosts"]["master"]
 
 
 def test_a_person_sees_a_table_and_the_exit_code_says_the_same(production):
@@ -427,3 +428,36 @@ def test_no_secret_was_in_a_command_line_an_event_or_a_log_in_all_of_this(produc
     production.lab.host("north-core").run(["/bin/sh", "-c", "sleep 0.3", secret])
     wait_for(lambda: "event" in passed_by(), 30, "the event that was planted")
     assert any(where.startswith("/bin/sh -c sleep") for where in passed_by())
+
+
+START = """
+export RESTIC_REPOSITORY=rest:http://producer:{password}@10.20.0.40:8000/start-bundle/
+export RESTIC_PASSWORD_FILE=/root/recovery.key
+umount /srv/saltext-openhim /srv/artifacts /srv/secrets /srv/pillar
+restic dump latest /etc/salt/openhim-start.sh | sh
+"""
+
+
+def test_when_the_master_is_lost_another_machine_begins_from_the_start_bundle(production):
+    """Which knows of the failover; and the hosts trust it, for it has the master's key."""
+    production.lab.host("master").kill()
+    new = production.lab.host("north-core")
+    new.destroy()
+    new.create(production.lab.hosts_file())
+    new.boot()
+    new.write("/root/recovery.key", production.secret("recovery_key"), mode=0o600)
+    start = START.format(password=production.secret("backup_store_producer"))
+    new.write("/root/start.sh", start, mode=0o600)
+    done = new.run(["/bin/sh", "/root/start.sh"], timeout=180)
+    assert "The master of example is back" in done.stderr
+    (epoch,) = json.loads(new.run(HISTORY).stdout)
+    assert (epoch["kind"], epoch["active_site"]) == ("failover", "south")
+    survivor = production.lab.host("south-core")
+    address = production.declared["hosts"]["north-core"]["address"]
+    survivor.run(["sed", "-i", rf"s/^\S*\(\s.*\bmaster\b\)/{address}\1/", "/etc/hosts"])
+    survivor.run(["systemctl", "restart", "salt-minion"])
+    ask = ["salt", "--out=json", "--timeout=5", "south-core", "test.ping"]
+    wait_for(lambda: "true" in new.run(ask, check=False).stdout, 60, "south-core obeys it")
+
+
+HISTORY = ["salt-run", "--out=json", "openhim_dr.history", "example"]

@@ -84,3 +84,22 @@ def test_the_oplogs_archiver_looks_and_who_prunes_it_does_so_by_schedule():
     found = schedule.wanted(backups("north-core", oplog=archive))
     assert found[f"{schedule.PREFIX}prune-oplog"]["function"] == "openhim_backup.prune_oplog"
     assert "north-db1" in schedule.hosts_with_a_task(backups("north-db1", oplog=archive).stack)
+
+
+def test_the_start_bundle_is_stored_and_judged_by_the_host_of_the_master():
+    bundle = {"secret": "key", "repositories": {"near": {"url": "/bundle"}}}
+    declared = {**DECLARED, "hosts": {**DECLARED["hosts"]}}
+    declared["hosts"]["master"] = {"site": "north", "address": "10.0.0.9", "roles": ["master"]}
+    schedules = {**BACKUP["schedule"], "bundle": 86400}
+    backup = {**BACKUP, "bundle": bundle, "schedule": schedules}
+    pillar = {"openhim": {**declared, "backup": backup}}
+    stack = from_pillar(pillar)
+    found = schedule.wanted(Backups(stack, "master", pillar))
+    assert {name: entry["function"] for name, entry in found.items()} == {
+        f"{schedule.PREFIX}bundle": "openhim_bundle.store",
+        f"{schedule.PREFIX}status": "openhim_backup.status",
+    }
+    assert "master" in schedule.hosts_with_a_task(stack)
+    for host in ("south-db1", "north-db1"):
+        found = schedule.wanted(Backups(stack, host, pillar))
+        assert f"{schedule.PREFIX}bundle" not in found

@@ -5,6 +5,7 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 from saltext.openhim.backup import points, status
+from saltext.openhim.backup.bundle import Bundle
 from saltext.openhim.backup.status import Judgement, Limits, Seen
 
 from .restore_points import NOW as TODAY
@@ -189,3 +190,29 @@ def test_metrics_are_what_prometheus_reads():
     names = [line.split("{")[0] for line in lines if not line.startswith("#")]
     typed = {line.split()[2] for line in lines if line.startswith("# TYPE")}
     assert set(names) == typed
+
+
+NOON = datetime(2026, 1, 31, 12, tzinfo=timezone.utc)
+
+
+def stored(hours, epoch=0):
+    return Bundle("near", NOON - timedelta(hours=hours), "3008.1", epoch, "s")
+
+
+@pytest.mark.parametrize(
+    ("bundles", "epoch", "state", "reasons"),
+    [
+        ([], 0, "failing", ["it holds no start bundle"]),
+        ([stored(1)], 0, "ok", []),
+        ([stored(47)], 0, "ok", []),
+        ([stored(73)], 0, "degraded", ["the newest is 3 days old, allowed are 2 days"]),
+        ([stored(1)], 1, "degraded", ["the newest is of epoch 0, and it is now 1"]),
+        ([stored(1, epoch=1)], 1, "ok", []),
+        # One of the future is none of today.
+        ([stored(-1)], 0, "failing", ["it holds no start bundle"]),
+        ([stored(2), stored(-1)], 0, "ok", []),
+    ],
+)
+def test_a_start_bundle_is_young_and_knows_the_newest_recovery(bundles, epoch, state, reasons):
+    found = status.judge_bundles(bundles, 86400, epoch, NOON)
+    assert (found.state, found.reasons) == (state, reasons)

@@ -147,6 +147,16 @@ def repositories(backups: Backups) -> list[str]:
     return sorted(_declared(backups)["repositories"])
 
 
+def stored_here(backups: Backups) -> bool:
+    """Whether this host stores the start bundle: it has the role ``master`` and one is declared."""
+    return bool(backups.entry.get("bundle")) and "master" in backups.stack.host(backups.host).roles
+
+
+def max_age(backups: Backups) -> float:
+    """Seconds after which a highstate stores another one."""
+    return float(_declared(backups).get("max_age_seconds", 86400))
+
+
 def opened_by_the_recovery_key(backups: Backups, name: str) -> Repository:
     """One of the bundle's repositories."""
     declared = _declared(backups)["repositories"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from saltext.openhim.backup import bundle
 from saltext.openhim.backup.declaration import Backups
 from saltext.openhim.backup.oplog import declared as oplog
 from saltext.openhim.settings import Stack
@@ -25,14 +26,8 @@ def wanted(backups: Backups) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
 
     def every(name: str, seconds: int, function: str, **kwargs: Any) -> None:
-        found[f"{PREFIX}{name}"] = {
-            "function": f"openhim_backup.{function}",
-            "seconds": int(seconds),
-            "kwargs": kwargs if function == "status" else {**kwargs, "wait": WAIT},
-            "maxrunning": 1,
-            # Salt would run it at once, and again whenever the entry or the minion is changed.
-            "run_on_start": False,
-        }
+        given = kwargs if function == "status" else {**kwargs, "wait": WAIT}
+        found[f"{PREFIX}{name}"] = _entry(f"openhim_backup.{function}", seconds, **given)
 
     if "take" in declared and backups.entry.get("taken_by") == backups.host:
         for name in backups.first:
@@ -47,17 +42,32 @@ def wanted(backups: Backups) -> dict[str, dict[str, Any]]:
             every(f"prune-{name}", declared["prune"], "prune", repository=name, confirm=True)
         if oplog.pruned_here(backups):
             every("prune-oplog", declared["prune"], "prune_oplog", confirm=True)
+    if "bundle" in declared and bundle.stored_here(backups):
+        found[f"{PREFIX}bundle"] = _entry("openhim_bundle.store", declared["bundle"])
     if found or oplog.archived_here(backups):
         every("status", LOOK, "status")
     return found
 
 
+def _entry(function: str, seconds: int, **kwargs: Any) -> dict[str, Any]:
+    return {
+        "function": function,
+        "seconds": int(seconds),
+        "kwargs": kwargs,
+        "maxrunning": 1,
+        # Salt would run it at once, and again whenever the entry or the minion is changed.
+        "run_on_start": False,
+    }
+
+
 def hosts_with_a_task(stack: Stack) -> list[str]:
-    """The hosts that take, pull, verify or remove restore points."""
+    """The hosts that take, pull, verify or remove restore points, or store the start bundle."""
     backup = stack.declared.get("backup") or {}
     found = {backup.get("taken_by"), backup.get("verified_by")}
     archive = backup.get("oplog") or {}
     found |= {archive.get("archived_by"), archive.get("repository", {}).get("pruned_by")}
+    if "bundle" in backup:
+        found |= {host.id for host in stack.hosts_with("master")}
     for entry in (backup.get("repositories") or {}).values():
         found |= {entry.get("pulled_by"), entry.get("pruned_by")}
     return sorted(host for host in found if host)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from saltext.openhim import files, settings
-from saltext.openhim.backup import points, retention
+from saltext.openhim.backup import bundle, points, retention
 from saltext.openhim.backup.declaration import MAX_AGE, Backups
 from saltext.openhim.backup.oplog import declared, health
 from saltext.openhim.errors import OpenHIMError
@@ -167,7 +167,9 @@ def table(found: Mapping[str, Any]) -> str:
                     name,
                     one["state"],
                     _ago(figures.get("newest_age_seconds")),
-                    _ago(figures.get("verified_age_seconds")),
+                    _ago(figures["verified_age_seconds"])
+                    if "verified_age_seconds" in figures
+                    else "-",
                     str(figures.get("restore_points", "?")),
                 )
             )
@@ -237,6 +239,7 @@ def status(backups: Backups, now: datetime | None = None) -> dict[str, Any]:
         name: judge_repository(look(backups, name, present), limits, present.timestamp())
         for name in backups.visible
     }
+    judged |= _start_bundles(backups, present)
     whole = judge(judged)
     found = {
         "stack": backups.stack.name,
@@ -247,6 +250,43 @@ def status(backups: Backups, now: datetime | None = None) -> dict[str, Any]:
         "repositories": {name: asdict(found) for name, found in judged.items()},
     }
     return with_oplog(found, health.look(backups, present)) if has_oplog(backups) else found
+
+
+def _start_bundles(backups: Backups, now: datetime) -> dict[str, Judgement]:
+    """The start bundle in each of its repositories, on a host that stores it."""
+    if not bundle.stored_here(backups):
+        return {}
+    found = {}
+    for name in bundle.repositories(backups):
+        try:
+            stored = bundle.listing(backups, name)
+            found[f"start bundle in {name}"] = judge_bundles(
+                stored, bundle.max_age(backups), backups.epoch, now
+            )
+        except OpenHIMError as error:
+            found[f"start bundle in {name}"] = Judgement(UNKNOWN, [str(error)])
+    return found
+
+
+def judge_bundles(
+    stored: Sequence[bundle.Bundle], max_age: float, epoch: int, now: datetime
+) -> Judgement:
+    """How one repository of the start bundle is; stored: the oldest first. Pure.
+
+    It is stored when the newest is ``max_age`` seconds old, so one of twice that age was not.
+    """
+    known = [one for one in stored if (one.time - now).total_seconds() <= _TOLERANCE]
+    figures: dict[str, Any] = {"restore_points": len(stored)}
+    if not known:
+        return Judgement(FAILING, ["it holds no start bundle"], figures)
+    age = (now - known[-1].time).total_seconds()
+    figures["newest_age_seconds"] = round(age, 1)
+    reasons = []
+    if age > 2 * max_age:
+        reasons.append(f"the newest is {_words(age)} old, allowed are {_words(2 * max_age)}")
+    if known[-1].epoch < epoch:
+        reasons.append(f"the newest is of epoch {known[-1].epoch}, and it is now {epoch}")
+    return Judgement(DEGRADED if reasons else OK, reasons, figures)
 
 
 def has_oplog(backups: Backups) -> bool:

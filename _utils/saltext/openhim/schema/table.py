@@ -643,6 +643,7 @@ BACKUP = Tree(
                         ("copy", "two pulls into the copies"),
                         ("verify", "two verifications"),
                         ("prune", "two removals of what retention does not keep"),
+                        ("bundle", "two start bundles"),
                     )
                 }
             ),

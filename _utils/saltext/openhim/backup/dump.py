@@ -24,7 +24,7 @@ from bson import Timestamp
 from bson.codec_options import CodecOptions
 from bson.raw_bson import RawBSONDocument
 from pymongo import MongoClient
-from pymongo.errors import OperationFailure
+from pymongo.errors import ConfigurationError, OperationFailure
 from saltext.openhim.backup import archive
 from saltext.openhim.backup.ahead import ReadAhead, total
 from saltext.openhim.backup.archive import BUCKETS, COLLECTION, TIMESERIES, VIEW
@@ -597,6 +597,14 @@ def _explained(
             yield
         except _Overwritten:
             raise _too_fast(plan) from None
+        except ConfigurationError as error:
+            if plan is None:
+                raise
+            # PyMongo never uses a session on a connection that was made at such a moment.
+            raise Changed(
+                f"{where} was neither primary nor secondary when {plan.namespace} was to be read, "
+                f"as in an election ({error}). Take the dump again."
+            ) from None
         except OperationFailure as error:
             if error.code == _SNAPSHOT_TOO_OLD and at:
                 raise _too_old(client, where, at, time.monotonic() - began) from None

@@ -1,6 +1,7 @@
 """Which repositories a host can open, and as what."""
 
 import pytest
+from saltext.openhim.backup import declaration
 from saltext.openhim.backup.declaration import PRUNE, USE
 from saltext.openhim.errors import OpenHIMError
 
@@ -45,3 +46,13 @@ def test_another_host_never_uses_what_prunes(entry):
         other.repository("near")
     with pytest.raises(OpenHIMError, match="openhim:secrets:keeper: found nothing"):
         seen_from("north-core", entry, "key", "producer").repository("near", PRUNE)
+
+
+def test_an_audit_database_may_be_empty_where_audits_go_elsewhere():
+    here = backups("south-db1")
+    names = {kind: database.name for kind, database in here.stack.databases.items()}
+    assert here.required() == {names["main"], names["audit"]}
+    core = {"config": {"auditing": {"auditEvents": {"interface": "tls"}}}}
+    pillar = {"openhim": {**here.pillar["openhim"], "core": core}}
+    elsewhere = declaration.from_pillar(pillar, "south-db1")
+    assert elsewhere.required() == {names["main"]}

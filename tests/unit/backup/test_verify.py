@@ -224,7 +224,7 @@ def _looking(repository, *sets, databases=(), folder=None):
         for db, size in sets
     )
     point = RestorePoint(replace(manifest, replica_sets=found), "", "", ())
-    backups = SimpleNamespace(databases=lambda: {"a set": list(databases)}, entry={})
+    backups = SimpleNamespace(required=lambda: set(databases), entry={})
     return verify._Looking(backups, repository, point, None, folder, "/bin/mongod", None)
 
 

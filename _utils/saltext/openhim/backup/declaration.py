@@ -186,6 +186,18 @@ class Backups:
                 names.append(database.name)
         return found
 
+    def required(self) -> set[str]:
+        """The databases that a stack which serves has: an empty one was dropped, or is another.
+
+        OpenHIM writes an audit event at every start, unless it sends them elsewhere.
+        """
+        core = self.stack.declared.get("core") or {}
+        audits = ((core.get("config") or {}).get("auditing") or {}).get("auditEvents") or {}
+        needed = (
+            {"main", "audit"} if audits.get("interface", "internal") == "internal" else {"main"}
+        )
+        return {database.name for kind, database in self.stack.databases.items() if kind in needed}
+
     @contextmanager
     def source(self, set_name: str, max_age: float | None = None) -> Iterator[MongoClient]:
         """A connection to the member that a dump reads: a secondary, best at this host's site.

@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
@@ -171,7 +171,7 @@ def dump(
     *,
     at: Timestamp | None = None,
     selection: Sequence[str] | None = None,
-    required: bool = False,
+    required: Collection[str] = (),
     readers: int = READERS,
     progress: Callable[[Progress], None] | None = None,
 ) -> Dumped:
@@ -179,8 +179,8 @@ def dump(
 
     client: connected directly to one member of a replica set (``directConnection=True``), best a
     secondary. at: the cluster time; the newest one that the majority has when left out. selection:
-    patterns such as ``openhim.channels`` or ``openhim.*``; all when left out. required: each of the
-    databases must have something to be dumped. readers: collections that are read at the same time.
+    patterns such as ``openhim.channels`` or ``openhim.*``; all when left out. required: the
+    databases that must have something to be dumped. readers: collections read at the same time.
 
     When this raises, what is in ``out`` is no archive.
 
@@ -190,8 +190,7 @@ def dump(
     with _explained(client, at):
         server = _Server(client)
         at, plans, left_out = _planned(server, databases, selection, at)
-        if required:
-            _refuse_missing(databases, plans, addresses(client))
+        _refuse_missing(required, plans, addresses(client))
     with _explained(client, at):
         header = archive.Header(server.version, f"{TOOL} {archive.FORMAT}")
         writer = archive.Writer(out, header, [plan.entry() for plan in plans])
@@ -326,7 +325,7 @@ def _named(db: str, what: str, name: Any) -> str:
     return str(name) if what == "renameCollection" else f"{db}.{name}"
 
 
-def _refuse_missing(databases: Sequence[str], plans: Sequence[_Plan], where: str) -> None:
+def _refuse_missing(databases: Collection[str], plans: Sequence[_Plan], where: str) -> None:
     """Raises Refused for a database with nothing in it: an empty backup of it would look fine."""
     if missing := sorted(set(databases) - {plan.db for plan in plans}):
         raise Refused(

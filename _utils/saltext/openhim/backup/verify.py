@@ -342,11 +342,10 @@ class _Looking:
     def _declared_databases(self) -> None:
         """Nothing compares as equal with nothing: a database that is not there must be told."""
         there = {namespace.db for one in self.manifest.replica_sets for namespace in one.namespaces}
-        names = {name for names in self.backups.databases().values() for name in names}
         self.found.reasons += [
             f"the restore point holds no collections of {name}, which openhim:mongodb:databases "
             "declares"
-            for name in sorted(names - there)
+            for name in sorted(self.backups.required() - there)
         ]
 
     def _replica_set(self, one: ReplicaSet) -> None:

@@ -135,7 +135,8 @@ def _store(
     with backups.source(set_name, max_age) as client:
 
         def produce(out: BinaryIO) -> dump.Dumped:
-            return dump.dump(client, databases, out, required=True, progress=progress)
+            required = backups.required() & set(databases)
+            return dump.dump(client, databases, out, required=required, progress=progress)
 
         taking.store_dump(set_name, produce)
 

@@ -137,34 +137,48 @@ def _of_backup(declared: Mapping[str, Any], host_id: str) -> dict[str, str]:
     """The credentials of the repositories that this host uses, each with what it may do there."""
     backup = declared.get("backup", {})
     repositories = backup.get("repositories", {})
+    oplog = backup.get("oplog", {})
     takes, verifies = (backup.get(key) == host_id for key in ("taken_by", "verified_by"))
+    archives = oplog.get("archived_by") == host_id
     found: dict[str, str] = {}
+    # Who takes restore points restores them too, and reads the slices for that.
+    slices = _of_repository(oplog.get("repository", {}), host_id, archives or takes)
+    found |= dict.fromkeys(slices, "openhim:backup:oplog:repository")
     prunes_any = any(entry.get("pruned_by") == host_id for entry in repositories.values())
     if backup.get("verification_secret") and (verifies or prunes_any):
         found[backup["verification_secret"]] = "openhim:backup:verification_secret"
     for name, entry in repositories.items():
-        pulls = entry.get("pulled_by") == host_id
-        feeds = any(
-            other.get("copy_of") == name and other.get("pulled_by") == host_id
-            for other in repositories.values()
-        )
-        first = "copy_of" not in entry
-        # Who verifies reads the copies too, but production must not hold their keys.
-        used = pulls or feeds or (takes and first) or (verifies and (first or not takes))
-        prunes = entry.get("pruned_by") == host_id
-        secrets = [entry.get("secret")] if used or prunes else []
-        if used:
-            secrets += [*entry.get("environment", {}).values(), *in_url(entry.get("url", ""))]
-        if prunes:
-            secrets += [*entry.get("prune_environment", {}).values()]
-            secrets += in_url(entry.get("prune_url", entry.get("url", "")))
-        found |= {secret: f"openhim:backup:repositories:{name}" for secret in secrets if secret}
-    oplog = backup.get("oplog", {})
-    archives = oplog.get("archived_by") == host_id
-    found = _of_slices(oplog.get("repository", {}), host_id, archives or takes) | found
+        used = _is_used(name, entry, backup, host_id)
+        secrets = _of_repository(entry, host_id, used)
+        found |= dict.fromkeys(secrets, f"openhim:backup:repositories:{name}")
     user = declared.get("mongodb", {}).get("users", {}).get(backup.get("user"), {})
     if (takes or archives) and user.get("secret"):
         found[user["secret"]] = "openhim:backup:user"
+    return found
+
+
+def _is_used(name: str, entry: Mapping[str, Any], backup: Mapping[str, Any], host_id: str) -> bool:
+    """Whether a host reads a repository of restore points, or writes to it."""
+    takes, verifies = (backup.get(key) == host_id for key in ("taken_by", "verified_by"))
+    feeds = any(
+        other.get("copy_of") == name and other.get("pulled_by") == host_id
+        for other in backup.get("repositories", {}).values()
+    )
+    first = "copy_of" not in entry
+    pulls = entry.get("pulled_by") == host_id
+    # Who verifies reads the copies too, but production must not hold their keys.
+    return pulls or feeds or (takes and first) or (verifies and (first or not takes))
+
+
+def _of_repository(entry: Mapping[str, Any], host_id: str, used: bool) -> list[str]:
+    """The secrets of one repository for a host that uses it, or prunes it."""
+    prunes = entry.get("pruned_by") == host_id
+    found = [entry["secret"]] if (used or prunes) and entry.get("secret") else []
+    if used:
+        found += [*entry.get("environment", {}).values(), *in_url(entry.get("url", ""))]
+    if prunes:
+        found += [*entry.get("prune_environment", {}).values()]
+        found += in_url(entry.get("prune_url", entry.get("url", "")))
     return found
 
 
@@ -173,22 +187,9 @@ def _of_start_bundle(declared: Mapping[str, Any]) -> dict[str, str]:
     bundle = declared.get("backup", {}).get("bundle", {})
     found = {bundle["secret"]: "openhim:backup:bundle"} if bundle.get("secret") else {}
     for name, entry in bundle.get("repositories", {}).items():
-        path = f"openhim:backup:bundle:repositories:{name}"
-        secrets = [*entry.get("environment", {}).values(), *in_url(entry.get("url", ""))]
-        found |= dict.fromkeys(secrets, path)
+        secrets = _of_repository(entry, "", used=True)
+        found |= dict.fromkeys(secrets, f"openhim:backup:bundle:repositories:{name}")
     return found
-
-
-def _of_slices(entry: Mapping[str, Any], host_id: str, used: bool) -> dict[str, str]:
-    """Who takes restore points restores them too, and reads the slices for that."""
-    prunes = entry.get("pruned_by") == host_id
-    secrets = [entry.get("secret")] if used or prunes else []
-    if used:
-        secrets += [*entry.get("environment", {}).values(), *in_url(entry.get("url", ""))]
-    if prunes:
-        secrets += [*entry.get("prune_environment", {}).values()]
-        secrets += in_url(entry.get("prune_url", entry.get("url", "")))
-    return {secret: "openhim:backup:oplog:repository" for secret in secrets if secret}
 
 
 def in_url(url: str) -> list[str]:

@@ -5,12 +5,16 @@ import json
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import datetime, timezone
 
 import pytest
-from saltext.openhim.backup import declaration, work
-from saltext.openhim.backup.oplog import archiving, chain, declared, tidy
+import yaml
+from salt.state import HighState
+from saltext.openhim.backup import declaration, points, work
+from saltext.openhim.backup.oplog import archiving, chain, declared, slices, tidy
 from saltext.openhim.backup.oplog.health import look
+from saltext.openhim.backup.oplog.slices import Position, Timeline
 
 from tests.functional.backup.oplog.conftest import majority_time, write
 from tests.functional.conftest import REPOSITORY, eventually
@@ -149,6 +153,13 @@ def _until_archived(stack, ts):
     eventually(lambda: (found := _archived(stack)) and found[-1].end.ts >= ts, what="the archive")
 
 
+def _until_later(client, second):
+    def later():
+        return write(client.openhim.numbers, {}).time > second
+
+    eventually(later, what="the next second")
+
+
 def _look(stack):
     return look(stack.backups, datetime.now(timezone.utc))
 
@@ -208,9 +219,10 @@ def test_it_is_started_survives_a_kill_and_a_store_that_is_away_and_tells_each(
 
 def _made_smaller(stack, loaders, monkeypatch, client):
     """By another host, as soon as a restore point covers it; what can be reached stays."""
-    monkeypatch.setattr(tidy, "HOUR", 10)
-    client.openhim.numbers.insert_one({"_id": "covered"})
-    work.take(stack.backups, "a test", "a test")
+    _until_later(client, _archived(stack)[-1].end.time)
+    newest = work.take(stack.backups, "a test", "a test")
+    # So long an hour that all slices are in one, which is over as the restore point is taken.
+    monkeypatch.setattr(tidy, "HOUR", newest.manifest.times()[SET][0])
     pillar = json.loads(json.dumps(stack.pillar))
     pillar["openhim"]["hosts"]["west-backup"] = {
         "site": "north",
@@ -222,11 +234,11 @@ def _made_smaller(stack, loaders, monkeypatch, client):
     before = _archived(stack), len(declared.store(stack.backups).headers())
     would = modules["openhim_backup.prune_oplog"]()
     assert (would["done"], would["removed"], would["slices"]) == (False, 0, before[1])
-    assert would["joined"] >= 2
+    assert would["joined"] == before[1] >= 2
     assert len(declared.store(stack.backups).headers()) == before[1]
     assert modules["openhim_backup.prune_oplog"](confirm=True) == {**would, "done": True}
     assert _archived(stack) == before[0]
-    assert len(declared.store(stack.backups).headers()) < before[1]
+    assert len(declared.store(stack.backups).headers()) == 1
 
 
 def test_where_it_cannot_begin_the_state_says_why(stack, loaders, unit):
@@ -235,11 +247,44 @@ def test_where_it_cannot_begin_the_state_says_why(stack, loaders, unit):
     unit.cluster = type("Other", (), {"folder": stack.folder, "pillar": pillar})
     with contextlib.suppress(FileNotFoundError):
         archiving.forget()
-    ret = _state(loaders, stack, unit, pillar=pillar, patience=8)
+    ret = _state(loaders, stack, unit, pillar=pillar, patience=5)
     assert ret["result"] is False
     assert "does not archive" in ret["comment"]
     assert "does not accept the credentials" in ret["comment"]
     assert "another-password" not in ret["comment"]
+
+
+def test_after_a_gap_a_restore_point_is_taken_by_whose_task_it_is(stack):
+    now = Position(1_800_000_000, 1, 1)
+    gap = slices.gap("test", SET, Timeline(0, 1), now, now, datetime.now(timezone.utc), "a test")
+    with stack.members[HOST].client() as client:
+        for name in ("openhim", "openhim_audit"):
+            client[name].numbers.replace_one({"_id": "base"}, {}, upsert=True)
+    other = replace(stack.backups, host="another")
+    archiving.take_after(other, gap)
+    repository = stack.backups.repository()
+    before = points.listing(repository, "test").points
+    archiving.take_after(stack.backups, gap)
+    *others, made = points.listing(repository, "test").points
+    assert len(others) == len(before)
+    assert (made.manifest.by, made.manifest.why) == (
+        "the oplog archive",
+        f"a gap in the oplog archive of {SET} that ends with {now.words}",
+    )
+
+
+def test_the_states_of_the_host_that_archives_and_of_no_other(tmp_path, loaders):
+    """The example, as Salt renders it."""
+    example = yaml.safe_load((REPOSITORY / "pillar" / "openhim" / "production.sls").read_text())
+    for host, archives in (("south-db1", True), ("west-backup", False)):
+        minion = loaders(host, example)
+        minion.opts["file_roots"] = {"base": [str(REPOSITORY / "salt")]}
+        with HighState(minion.opts) as highstate:
+            shown, errors = highstate.render_highstate({"base": ["backup"]})
+        assert not errors
+        assert ("the oplog is archived" in shown) is archives, shown
+        assert "backups are scheduled" in shown
+    assert "prune_oplog" in str(minion.modules["openhim_backup.tasks"]()["schedule"])
 
 
 def test_only_the_declared_host_archives(stack, loaders):

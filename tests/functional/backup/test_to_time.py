@@ -179,6 +179,7 @@ def test_every_number_acknowledged_before_the_time_is_there_and_none_after_it(
         client.openhim.log.insert_one({"n": "after"})
         client.openhim.later.insert_one({"_id": 1})
         client.openhim.drop_collection("channels")
+        _second_after(client)
         _archived(stack, client, archiver)
     done = minion.modules["openhim_backup.restore"](to_time=wanted, overwrite=True, by="a test")
     at = to_time.parsed(wanted)
@@ -217,8 +218,8 @@ def written(stack):
             client[name].channels.insert_one({"_id": 1})
         take()
         with archiving(stack, Timestamp(*points[0].manifest.times()[SET])) as archiver:
-            for number in range(3):
-                if number == 2:
+            for number in range(2):
+                if number == 1:
                     take()
                 client.openhim.numbers.insert_one({"_id": number})
                 seconds.append(_second_after(client))
@@ -232,7 +233,7 @@ def test_it_begins_with_the_newest_restore_point_before_the_time_and_can_go_back
     points, seconds = written
     state = loaders(HOST, stack.pillar).states["openhim_backup.restored"]
     foreseen = loaders(HOST, stack.pillar, test=True).states["openhim_backup.restored"]
-    for number, point in ((2, points[1]), (0, points[0])):
+    for number, point in ((1, points[1]), (0, points[0])):
         client.openhim.numbers.insert_one({"_id": 1000})
         asked = {"name": "latest", "why": "a test", "to_time": seconds[number], "overwrite": True}
         before = foreseen(**asked)
@@ -242,8 +243,8 @@ def test_it_begins_with_the_newest_restore_point_before_the_time_and_can_go_back
         done = state(**asked)
         assert done["result"] is True, done
         assert client.openhim.numbers.distinct("_id") == list(range(number + 1))
-        for again in (foreseen(**asked), state(**asked)):
-            assert (again["result"], again["changes"]) == (True, {}), again
+    for again in (foreseen(**asked), state(**asked)):
+        assert (again["result"], again["changes"]) == (True, {}), again
 
 
 def test_what_cannot_be_reached_is_refused_in_the_preview_too_and_nothing_is_touched(
@@ -259,7 +260,7 @@ def test_what_cannot_be_reached_is_refused_in_the_preview_too_and_nothing_is_tou
     modules = loaders(HOST, pillar).modules
     foreseen = loaders(HOST, pillar, test=True).states["openhim_backup.restored"]
     for wanted, message in (
-        (seconds[1], f"from the restore point {points[0]}: .* can't be reached: "),
+        (seconds[1], f"from the restore point {points[1]}: .* can't be reached: "),
         ("2020-01-01T00:00:00Z", "no restore point from before it was found"),
         ("2099-01-01T00:00:00Z", "from the restore point .* can't be reached: "),
         ("2026-01-31T11:59:59", "expected a time with its zone, in whole seconds"),

@@ -46,6 +46,8 @@ _LOOK = 0.5
 _WRITE = 10.0
 #: Seconds of failing after which it ends: a password may be another one by now.
 RENEW = 900.0
+#: Seconds to wait for another task of backups, before no restore point is taken after a gap.
+_TURN = 3600.0
 
 #: Told of each change: the set's name, and what its archiver says.
 Tell = Callable[[str, Mapping[str, Any]], object]
@@ -204,17 +206,7 @@ class _Keeper:
             log.exception("nobody could be told of the oplog archive of %s", name)
 
     def _on_gap(self, gap: Header) -> None:
-        """What a gap cuts off is reachable again from a restore point after it."""
-        if self._backups.entry["taken_by"] == self._backups.host:
-            threading.Thread(target=self._take, args=(gap,), daemon=True).start()
-
-    def _take(self, gap: Header) -> None:
-        why = f"a gap in the oplog archive of {gap.replica_set} that ends with {gap.last.words}"
-        for repository in self._backups.first:
-            try:
-                work.take(self._backups, "the oplog archive", why, repository)
-            except Exception:
-                log.exception("no restore point was taken because of %s", why)
+        threading.Thread(target=take_after, args=(self._backups, gap), daemon=True).start()
 
     def end(self) -> None:
         """Lets each commit what it has; what they said stays, as that of stopped ones."""
@@ -230,6 +222,21 @@ class _Keeper:
             f"{name}: {said['error']}" for name, said in self._said.items() if said["error"]
         )
         raise Ended(f"the oplog archive does not go on: {told}")
+
+
+def take_after(backups: Backups, gap: Header) -> None:
+    """Takes a restore point, where that is this host's task: from it, what follows a gap can be
+    restored. That it failed is logged, and the status tells that there is none.
+    """
+    if backups.entry["taken_by"] != backups.host:
+        return
+    why = f"a gap in the oplog archive of {gap.replica_set} that ends with {gap.last.words}"
+    for repository in backups.first:
+        try:
+            with work.patience(_TURN):
+                work.take(backups, "the oplog archive", why, repository)
+        except Exception:
+            log.exception("no restore point was taken because of %s", why)
 
 
 def said_by(

@@ -1,5 +1,5 @@
-"""The main job, on real hosts: production stands up, loses its primary site under load, and serves
-from the other site.
+"""The main job, on real hosts: production stands up, gets destroyed data back to the second before,
+loses its primary site under load, and serves from the other site.
 
 ``python -m lab.demo [REPORT]`` (or ``make demo``) shows each step with its time, and leaves a
 report.
@@ -26,6 +26,7 @@ from lab.process import Process
 
 LOST, SURVIVOR = "north", "south"
 WRITERS, PER_SECOND = 4, 20
+ORDERS_DESTROYED = 100
 ORDERS_BEFORE, ORDERS_AFTER = 200, 50
 CLIENT = "laboratory"
 
@@ -74,11 +75,13 @@ def _play(story: Story, running: stack.Stack) -> dict[str, Any]:
     with story.step("Production by highstate: `salt '*' state.highstate`, all hosts at once"):
         _highstate(story, running)
     log = running.folder / "orders.jsonl"
+    back = _destroyed_and_back(story, running, log)
     with story.step(
         f"Clinics send laboratory orders to {LOST} until {ORDERS_BEFORE} are acknowledged"
     ):
         clinics = start_clinics(running, log)
-        _wait_for(lambda: len(traffic.acknowledged(traffic.read(log))) >= ORDERS_BEFORE, 120)
+        wanted = ORDERS_DESTROYED + ORDERS_BEFORE
+        _wait_for(lambda: len(traffic.acknowledged(traffic.read(log))) >= wanted, 120)
     with story.step(f"Site {LOST} loses power, while orders are on their way"):
         disrupted = time.time()
         running.lab.kill_site(LOST)
@@ -102,7 +105,72 @@ def _play(story: Story, running: stack.Stack) -> dict[str, Any]:
         clinics.stop(30)
     with story.step("Every acknowledged order is looked up in MongoDB"):
         outcome = reckon(running, log, disrupted)
-    return {**outcome, **result}
+    return {**outcome, **result, **back}
+
+
+#: What somebody's script does to OpenHIM's database, with OpenHIM's own password.
+DESTROY = """
+import json, sys
+from pymongo import MongoClient
+with MongoClient(json.load(sys.stdin)["url"]) as client:
+    database = client.get_default_database()
+    database.drop_collection("channels")
+    database.transactions.update_many({}, {"$set": {"status": "destroyed"}})
+"""
+
+
+def _destroyed_and_back(story: Story, running: stack.Stack, log: Path) -> dict[str, Any]:
+    """A backup, orders after it, data destroyed, and every order back again."""
+    name = running.declared["stack"]
+    title = (
+        "A restore point: `salt-run state.orchestrate orch.backup`, taken and pulled to the copy"
+    )
+    with story.step(title):
+        request = {"stack": name, "reason": "the demo"}
+        running.master.orchestrate("orch.backup", {"backup": request})
+    with story.step(f"Clinics send orders until {ORDERS_DESTROYED} are acknowledged"):
+        clinics = start_clinics(running, log)
+        _wait_for(lambda: len(traffic.acknowledged(traffic.read(log))) >= ORDERS_DESTROYED, 120)
+        clinics.stop(30)
+    with story.step("A bad script drops the channels and spoils every transaction"):
+        before = int(time.time()) + 1  # all that was acknowledged was written before that second
+        _wait_for(lambda: time.time() >= before, 5)
+        core = running.lab.host(_core(running, LOST))
+        url = json.loads(core.read("/etc/openhim/core.json"))["mongo"]["url"]
+        command = ["/opt/salt/bin/python", "-c", DESTROY]
+        core.run(command, input=json.dumps({"url": url}))
+    moment = datetime.fromtimestamp(before, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    with story.step("The oplog archive reaches beyond that second"):
+        _wait_for(lambda: archived_until(running) >= before, 120)
+    with story.step(f"Back to the second before: `orch.restore` to {moment}"):
+        began = time.monotonic()
+        request = {
+            "confirm": name,
+            "to_time": moment,
+            "declared_by": "the demo",
+            "reason": "a bad script",
+        }
+        running.master.orchestrate("orch.restore", {"restore": request})
+        seconds = time.monotonic() - began
+    with story.step("Every order that was acknowledged before is looked up"):
+        orders = traffic.acknowledged(traffic.read(log))
+        found = _transactions(running)
+        missing = [o["number"] for o in orders if str(o["number"]) not in found]
+        raise_unless(not missing, f"acknowledged before {moment}, and not restored: {missing}")
+        raise_unless("destroyed" not in found.values(), "transactions are still spoilt")
+        story.say(f"all {len(orders)} are there as they were, from before and after the backup")
+    return {"restored_orders": len(orders), "restore_seconds": round(seconds, 1)}
+
+
+def archived_until(running: stack.Stack) -> float:
+    """Seconds since 1970 up to which the oplog archive reaches; 0 when that is not known."""
+    host = running.declared["backup"]["oplog"]["archived_by"]
+    replica_set = running.declared["mongodb"]["databases"]["main"]["replica_set"]
+    said = running.master.salt([host], "openhim_backup.status")[host]
+    figures = said.get("oplog", {}).get("sets", {}).get(replica_set, {})
+    if figures.get("behind_seconds") is None:
+        return 0.0
+    return datetime.fromisoformat(said["at"]).timestamp() - figures["behind_seconds"]
 
 
 def raise_unless(condition: Any, message: str) -> None:
@@ -231,6 +299,10 @@ def _report(story: Story, outcome: Mapping[str, Any]) -> str:
 | from the declaration to the first transaction served | {outcome["rto_from_declaration_seconds"]} |
 | RPO: from the last write that survived to the disruption | {outcome["rpo_seconds"]} |
 | from the last acknowledged order that survived to the disruption | {kept_until} |
+
+A bad script destroyed the data. `orch.restore` went back to the second before in
+{outcome["restore_seconds"]} s, with all {outcome["restored_orders"]} acknowledged orders. Then the
+site was lost:
 
 {outcome["sent"]} orders were sent and {outcome["acknowledged"]} acknowledged,
 {outcome["before"]} of them before the site was lost. What MongoDB knows of the acknowledged ones:

@@ -4,7 +4,7 @@
 the environment variable ``CLINIC``. Each line of LOG is one order: its number, when it was sent and
 answered (seconds since 1970), the core, and the HTTP status, or the error. A writer whose core
 does not answer goes to the next one, as clinics do that know two addresses. Runs until it is
-told to stop (SIGTERM).
+told to stop (SIGTERM). A log that has orders is continued, with the numbers after theirs.
 """
 
 from __future__ import annotations
@@ -30,12 +30,14 @@ PATH = "/laboratory/orders/"
 class Clinics:
     """A few writers that share a numbering and a log."""
 
-    def __init__(self, log: TextIO, cores: Sequence[str], authorization: str, per_second: float):
+    def __init__(
+        self, log: TextIO, cores: Sequence[str], authorization: str, per_second: float, first: int
+    ):
         self._log = log
         self._cores = cores
         self._headers = {"Authorization": authorization, "Content-Type": "application/json"}
         self._pause = 1 / per_second
-        self._numbers = itertools.count(1)
+        self._numbers = itertools.count(first)
         self._lock = threading.Lock()
         self.stop = threading.Event()
 
@@ -80,8 +82,9 @@ def main(arguments: Sequence[str]) -> None:
     """Run until SIGTERM."""
     log, writers, per_second, *cores = arguments
     authorization = "Basic " + base64.b64encode(os.environ["CLINIC"].encode()).decode()
+    first = 1 + max((order["number"] for order in read(Path(log))), default=0)
     with Path(log).open("a") as file:
-        clinics = Clinics(file, cores, authorization, float(per_second) / int(writers))
+        clinics = Clinics(file, cores, authorization, float(per_second) / int(writers), first)
         signal.signal(signal.SIGTERM, lambda *_: clinics.stop.set())
         threads = [
             threading.Thread(target=clinics.write, args=(number,)) for number in range(int(writers))

@@ -481,11 +481,19 @@ def _failover_plan(request):
         "promote": dict(verdict.promote),
         "hosts": list(verdict.hosts),
         "cores": list(verdict.cores),
+        "bundled_by": _who_stores_the_start_bundle(target, verdict.lost_sites),
         "resume": verdict.resume,
         "parent": epoch.id if epoch else None,
         "overlay": overlay,
         "sightings": {s.host: dict(s.members) for s in sightings if s.answered},
     }
+
+
+def _who_stores_the_start_bundle(stack, lost_sites):
+    """The hosts whose start bundle must know of a recovery; none where none is declared."""
+    if not (stack.declared.get("backup") or {}).get("bundle"):
+        return []
+    return [host.id for host in stack.hosts_with("master") if host.site not in lost_sites]
 
 
 def _directory():

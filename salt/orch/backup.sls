@@ -17,6 +17,7 @@ A restore point is taken into {{ name }}:
     - name: openhim_backup.take
     - tgt: {{ plan.taken_by }}
     - kwarg: {{ {'repository': name, 'why': request.get('reason', 'asked for')} | json }}
+    - expect_minions: true
     - failhard: true
 {%- endfor %}
 
@@ -27,6 +28,7 @@ It is pulled into {{ name }}:
     - name: openhim_backup.copy
     - tgt: {{ host }}
     - arg: [{{ name }}]
+    - expect_minions: true
     - failhard: true
 {%- endfor %}
 {%- endif %}

@@ -75,4 +75,15 @@ The failover is done:
   salt.runner:
     - name: openhim_dr.failover_complete
     - kwarg: {stack: {{ request.confirm | json }}}
+    - failhard: true
+
+{%- if plan.bundled_by %}
+
+The start bundle knows of it:
+  salt.state:
+    - tgt: {{ plan.bundled_by | json }}
+    - tgt_type: list
+    - sls: backup.bundle
+    - pillar: {{ overlay | json }}
+{%- endif %}
 {%- endif %}

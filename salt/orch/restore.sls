@@ -18,7 +18,6 @@
 {%- else %}
 {%- set known = {'restore': dict(request, since=plan.since, point=plan.point)} %}
 
-
 {#- Asked before OpenHIM stops: what would be refused must cost nobody the service. #}
 
 The data may become that of {{ plan.what }}:
@@ -36,6 +35,7 @@ OpenHIM on {{ core }} is stopped:
     - name: service.stop
     - tgt: {{ core }}
     - arg: [openhim-core]
+    - expect_minions: true
     - failhard: true
 {%- endfor %}
 

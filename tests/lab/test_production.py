@@ -430,6 +430,7 @@ def test_no_secret_was_in_a_command_line_an_event_or_a_log_in_all_of_this(produc
     assert any(where.startswith("/bin/sh -c sleep") for where in passed_by())
 
 
+HISTORY = ["salt-run", "--out=json", "openhim_dr.history", "example"]
 START = """
 export RESTIC_REPOSITORY=rest:http://producer:{password}@10.20.0.40:8000/start-bundle/
 export RESTIC_PASSWORD_FILE=/root/recovery.key
@@ -458,6 +459,3 @@ def test_when_the_master_is_lost_another_machine_begins_from_the_start_bundle(pr
     survivor.run(["systemctl", "restart", "salt-minion"])
     ask = ["salt", "--out=json", "--timeout=5", "south-core", "test.ping"]
     wait_for(lambda: "true" in new.run(ask, check=False).stdout, 60, "south-core obeys it")
-
-
-HISTORY = ["salt-run", "--out=json", "openhim_dr.history", "example"]

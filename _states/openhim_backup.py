@@ -112,7 +112,8 @@ def archive_running(name, patience=300):
     """
     The repository of the oplog archive is there, and the unit ``openhim-oplog`` archives every
     declared set into it, as the pillar says now. It is started anew where it says nothing, or runs
-    as it was declared before.
+    as it was declared before. What keeps one that runs from archiving for a while, such as a store
+    that is away, is told in the comment (and by the status).
 
     name
         Any text.

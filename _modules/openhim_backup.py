@@ -43,6 +43,9 @@ __func_alias__ = {"list_": "list"}
 
 #: At most so often is progress told as an event.
 _EVENT = "openhim/backup/progress"
+
+#: OpenHIM's configuration is in; its history follows.
+_CONFIGURED = "openhim/backup/configured"
 _OPLOG_EVENT = "openhim/backup/oplog"
 
 
@@ -453,7 +456,15 @@ def _verified(point):
 
 
 @_converted
-def restore(point="latest", why="", by="", repository=None, overwrite=False, to_time=None):
+def restore(
+    point="latest",
+    why="",
+    by="",
+    repository=None,
+    overwrite=False,
+    to_time=None,
+    configuration_first=False,
+):
     """
     Restore a restore point, or the data of any time that the oplog archive reaches, into the
     declared replica sets. Stop OpenHIM first: it would write into data that is incomplete
@@ -477,6 +488,11 @@ def restore(point="latest", why="", by="", repository=None, overwrite=False, to_
         nothing of it or later. Collections that came later are dropped. A time that the archive
         does not reach is refused before anything is touched, with those that it does reach.
 
+    configuration_first
+        Whether OpenHIM's configuration (channels, clients, users) comes before its history. The
+        event ``openhim/backup/configured`` says when it is in: OpenHIM may be started then, and
+        routes again while its history is still being restored. Not with ``to_time``.
+
     CLI Example:
 
     .. code-block:: bash
@@ -492,6 +508,8 @@ def restore(point="latest", why="", by="", repository=None, overwrite=False, to_
         repository=repository,
         overwrite=overwrite,
         time=to_time,
+        configuration_first=configuration_first,
+        on_configured=lambda: __salt__["event.fire_master"]({"point": point}, _CONFIGURED),
         progress=_tell("restore"),
     )
 

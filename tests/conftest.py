@@ -49,7 +49,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
         def _split_scope(self, nodeid: str) -> str:
             return _share(nodeid)
 
-    config.option.loadscope_reorder = False
+    config.option.loadscopereorder = False  # the most tests first: the lab would come too early
     return Shares(config, log)
 
 

@@ -202,6 +202,34 @@ def test_what_is_there_after_a_restore_is_counted_and_another_writer_is_told(
     assert work.restored(backups) == []
 
 
+def test_openhim_may_write_again_as_soon_as_its_configuration_is_in(data, near, minion):
+    made = minion.modules["openhim_backup.take"]()
+    backups = declaration.from_pillar(data.pillar, HOST)
+    seen = []
+
+    def openhim_starts():
+        with data.members["north-db1"].client() as client:
+            seen.append(client.openhim.channels.count_documents({}))
+            client.openhim.transactions.insert_one({"_id": "meanwhile"})
+
+    work.restore(
+        backups,
+        made["id"],
+        by="a test",
+        why="lost",
+        overwrite=True,
+        configuration_first=True,
+        on_configured=openhim_starts,
+    )
+    assert seen == [5]
+    with data.members["north-db1"].client() as client:
+        assert client.openhim.transactions.count_documents({}) == 1001
+    with pytest.raises(CommandExecutionError, match="expected one of them"):
+        minion.modules["openhim_backup.restore"](
+            to_time="2026-01-31T12:00:00Z", configuration_first=True
+        )
+
+
 def test_only_its_host_takes_pulls_and_prunes(data, near, loaders):
     other = loaders("north-db1", data.pillar).modules
     with pytest.raises(CommandExecutionError, match="is the task of south-db1"):

@@ -111,6 +111,7 @@ def test_on_an_empty_machine_one_command_brings_the_master_back(
     site: Site, store: Path, tmp_path: Path
 ) -> None:
     """With the recovery key and the repository's URL; its minion trusts it as the same master."""
+    (tmp_path / "bundle.url").write_text(str(store))
     (tmp_path / "recovery.key").write_text(site.secrets()["recovery_key"])
     configuration = Path(site.master.config_file).parent
     site.master.terminate()
@@ -119,7 +120,7 @@ def test_on_an_empty_machine_one_command_brings_the_master_back(
         **os.environ,
         "PATH": f"{site.environment / 'bin'}:{os.environ['PATH']}",
         "HOME": str(tmp_path),
-        "RESTIC_REPOSITORY": str(store),
+        "RESTIC_REPOSITORY_FILE": str(tmp_path / "bundle.url"),
         "RESTIC_PASSWORD_FILE": str(tmp_path / "recovery.key"),
         "START_MASTER": str(tmp_path / "start-master"),
     }

@@ -432,8 +432,7 @@ def test_no_secret_was_in_a_command_line_an_event_or_a_log_in_all_of_this(produc
 
 HISTORY = ["salt-run", "--out=json", "openhim_dr.history", "example"]
 START = """
-export RESTIC_REPOSITORY=rest:http://producer:{password}@10.20.0.40:8000/start-bundle/
-export RESTIC_PASSWORD_FILE=/root/recovery.key
+export RESTIC_REPOSITORY_FILE=/root/bundle.url RESTIC_PASSWORD_FILE=/root/recovery.key
 umount /srv/saltext-openhim /srv/artifacts /srv/secrets /srv/pillar
 restic dump latest /etc/salt/openhim-start.sh | sh
 """
@@ -447,9 +446,10 @@ def test_when_the_master_is_lost_another_machine_begins_from_the_start_bundle(pr
     new.create(production.lab.hosts_file())
     new.boot()
     new.write("/root/recovery.key", production.secret("recovery_key"), mode=0o600)
-    start = START.format(password=production.secret("backup_store_producer"))
-    new.write("/root/start.sh", start, mode=0o600)
-    done = new.run(["/bin/sh", "/root/start.sh"], timeout=180)
+    password = production.secret("backup_store_producer")
+    url = f"rest:http://producer:{password}@10.20.0.40:8000/start-bundle/"
+    new.write("/root/bundle.url", url, mode=0o600)
+    done = new.run(["/bin/sh", "-c", START], timeout=180)
     assert "The master of example is back" in done.stderr
     (epoch,) = json.loads(new.run(HISTORY).stdout)
     assert (epoch["kind"], epoch["active_site"]) == ("failover", "south")

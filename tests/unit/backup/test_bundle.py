@@ -108,7 +108,10 @@ def started(script: str, tmp_path: Path, version: str = "salt-master 3008.1", **
     ("change", "said"),
     [
         ({"uid": "1000"}, "this is not root"),
-        ({"RESTIC_REPOSITORY": ""}, "RESTIC_REPOSITORY is not set; expected the bundle's URL"),
+        (
+            {"RESTIC_REPOSITORY": ""},
+            "RESTIC_REPOSITORY_FILE is not set; expected a file that holds the bundle's",
+        ),
         ({"RESTIC_PASSWORD_FILE": ""}, "RESTIC_PASSWORD_FILE is not set"),
         ({"version": "salt-master 3006.9"}, "Salt 3006.9 was found; expected 3008.1"),
     ],

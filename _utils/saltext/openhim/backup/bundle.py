@@ -250,14 +250,16 @@ _SCRIPT = """\
 #!/bin/sh
 # Brings the Salt master of an OpenHIM stack back on an empty machine. Run it as
 #   restic dump --tag $tags latest $start | sh
-# with RESTIC_REPOSITORY and RESTIC_PASSWORD_FILE (a file with the recovery key) in the environment.
+# with RESTIC_REPOSITORY_FILE (a file that holds the URL, for it may hold a password) and
+# RESTIC_PASSWORD_FILE (one that holds the recovery key) in the environment.
 set -eu
 umask 077
 stop() { echo "Refused: $$*" >&2; exit 2; }
 say() { echo "$$*" >&2; }
 
 test "$$(id -u)" = 0 || stop "this is not root; expected root, for the files are root's"
-test -n "$${RESTIC_REPOSITORY:-}" || stop "RESTIC_REPOSITORY is not set; expected the bundle's URL"
+test -n "$${RESTIC_REPOSITORY:-}$${RESTIC_REPOSITORY_FILE:-}" ||
+  stop "RESTIC_REPOSITORY_FILE is not set; expected a file that holds the bundle's URL"
 test -n "$${RESTIC_PASSWORD_FILE:-}$${RESTIC_PASSWORD_COMMAND:-}" ||
   stop "RESTIC_PASSWORD_FILE is not set; expected a file that holds the recovery key"
 command -v salt-master >/dev/null ||
@@ -266,7 +268,9 @@ found="$$(salt-master --version | tr ' ' '\\n' | grep -E '^[0-9]+[.]' | head -1)
 test "$${found%%.*}" = "$$(echo $version | cut -d. -f1)" ||
   stop "Salt $$found was found; expected "$version", or another one of the same series"
 test ! -e $key ||
-  stop "$$(echo $key) is there: this machine has a Salt master already; expected an empty one"
+  stop "$$(echo $key) is there: this machine has a Salt master already; expected an empty one. If
+it is only what the package's installation made (salt-key lists no minion), stop salt-master, move
+that folder away, and run this again"
 
 say "1/3 Restoring the master's files ..."
 restic restore latest --tag $tags --target / </dev/null >&2
@@ -274,7 +278,11 @@ $owners
 test -e $key || stop "the files were restored, and $$(echo $key) is not among them"
 
 say "2/3 Starting the master ..."
-$${START_MASTER:-systemctl enable --now salt-master}
+if test -n "$${START_MASTER:-}"; then
+  $$START_MASTER
+else
+  systemctl enable salt-master && systemctl restart salt-master
+fi
 salt_run() { salt-run -c $configuration --no-color "$$@" </dev/null; }
 tries=0
 until salt_run --out=quiet saltutil.sync_all >/dev/null 2>&1; do

@@ -4,6 +4,5 @@ include:
 
 the start bundle is stored:
   openhim_bundle.stored:
-    - max_age: {{ pillar['openhim']['backup']['bundle'].get('max_age_seconds', 86400) }}
     - require:
       - pkg: restic is installed

@@ -76,6 +76,21 @@ def test_a_preview_stores_nothing_and_a_second_run_neither(site: Site, store: Pa
     assert one["repository"] == "near"
 
 
+def test_before_the_store_can_be_reached_a_preview_knows_nothing(site: Site, store: Path) -> None:
+    """As on a new host, to which the highstate opens the way; a run says what is wrong."""
+
+    def change(openhim: dict[str, Any]) -> None:
+        away = {"near": {"url": "rest:http://127.0.0.1:1/bundle/"}}
+        openhim["backup"]["bundle"]["repositories"] = away
+
+    with site.changed_pillar(change):
+        site.salt("saltutil.refresh_pillar", wait=True)
+        foreseen = stored(site, test=True)
+    site.salt("saltutil.refresh_pillar", wait=True)
+    assert (foreseen["result"], foreseen["changes"]) == (None, {})
+    assert "Not known yet" in foreseen["comment"]
+
+
 def test_the_recovery_key_alone_opens_it(site: Site, store: Path) -> None:
     secrets = site.secrets()
     opening = {name for name, value in secrets.items() if restic(store, value, "snapshots")}

@@ -18,14 +18,12 @@ from datetime import datetime, timezone
 from pathlib import Path
 from string import Template
 from typing import Any
-from urllib.parse import quote
 
-from saltext.openhim import files, secrets
-from saltext.openhim.backup import repository
+from saltext.openhim import files
 from saltext.openhim.backup.declaration import Backups
 from saltext.openhim.backup.repository import Repository
+from saltext.openhim.backup.retention import CLOCK_TOLERANCE
 from saltext.openhim.errors import OpenHIMError
-from saltext.openhim.schema import needs
 
 #: The script that brings the master back; it is kept beside the master's configuration.
 START = "openhim-start.sh"
@@ -34,6 +32,8 @@ START = "openhim-start.sh"
 AUTHORITY = "/etc/openhim-ca"
 
 PART = "part=bundle"
+
+TOLERANCE = CLOCK_TOLERANCE.total_seconds()
 
 
 @dataclass(frozen=True)
@@ -157,6 +157,22 @@ def max_age(backups: Backups) -> float:
     return float(_declared(backups).get("max_age_seconds", 86400))
 
 
+def late(backups: Backups, limit: float, now: datetime | None = None) -> dict[str, str | None]:
+    """The repositories whose newest bundle will not do, with its time in ISO 8601, or None.
+
+    It is older than ``limit`` seconds, of the future, or does not know the newest recovery.
+    """
+    present = now or datetime.now(timezone.utc)
+    newest = {one.repository: one for one in listing(backups)}
+    return {
+        name: newest[name].time.isoformat() if name in newest else None
+        for name in repositories(backups)
+        if name not in newest
+        or newest[name].epoch < backups.epoch
+        or not -TOLERANCE <= (present - newest[name].time).total_seconds() <= limit
+    }
+
+
 def opened_by_the_recovery_key(backups: Backups, name: str) -> Repository:
     """One of the bundle's repositories."""
     declared = _declared(backups)["repositories"]
@@ -165,18 +181,7 @@ def opened_by_the_recovery_key(backups: Backups, name: str) -> Repository:
             f"the repository {name!r} is not in openhim:backup:bundle:repositories; declared are "
             f"{', '.join(sorted(declared))}"
         )
-    entry = declared[name]
-    url = entry["url"]
-    for secret in needs.in_url(url):
-        value = secrets.lookup(backups.pillar, secret)
-        url = url.replace(f"{{{secret}}}", quote(value, safe=""))
-    environment = entry.get("environment") or {}
-    return Repository(
-        url,
-        secrets.lookup(backups.pillar, _declared(backups)["secret"]),
-        environment={v: secrets.lookup(backups.pillar, s) for v, s in environment.items()},
-        cache_dir=repository.CACHE,
-    )
+    return backups.opened({**declared[name], "secret": _declared(backups)["secret"]})
 
 
 def _declared(backups: Backups) -> Mapping[str, Any]:

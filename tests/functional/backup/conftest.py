@@ -3,8 +3,43 @@
 import contextlib
 
 import pytest
+from saltext.openhim.backup import declaration
 
 KEPT = ("admin", "config", "local")
+HOST = "north-db1"
+
+
+def archived(replica_set, folder):
+    """A set of one member with restore points and an oplog archive, read by whom may only read.
+
+    Its ``backups`` are those that ``HOST`` sees; the repositories are in ``folder``.
+    """
+    users = {
+        "operator": {
+            "secret": "mongodb_operator",
+            "roles": [{"role": "root", "db": "admin"}],
+            "operator": True,
+        },
+        "backup": {"secret": "mongodb_openhim", "roles": [{"role": "backup", "db": "admin"}]},
+    }
+    cluster = replica_set({HOST: {"site": "north"}}, users=users)
+    openhim = cluster.pillar["openhim"]
+    openhim["backup"] = {
+        "taken_by": HOST,
+        "user": "backup",
+        "repositories": {"near": {"url": str(folder / "near"), "secret": "near"}},
+        "oplog": {
+            "archived_by": HOST,
+            "repository": {"url": str(folder / "slices"), "secret": "slices"},
+            "interval_seconds": 1,
+        },
+        "schedule": {},
+    }
+    openhim["secrets"] |= {"near": "near-key", "slices": "slices-key"}
+    cluster.folder = folder
+    cluster.backups = declaration.from_pillar(cluster.pillar, HOST)
+    cluster.backups.repository().initialise()
+    return cluster
 
 
 @pytest.fixture(scope="package")

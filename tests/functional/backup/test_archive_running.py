@@ -16,10 +16,10 @@ from saltext.openhim.backup.oplog import archiving, chain, declared, slices, tid
 from saltext.openhim.backup.oplog.health import look
 from saltext.openhim.backup.oplog.slices import Position, Timeline
 
+from tests.functional.backup.conftest import HOST, archived
 from tests.functional.backup.oplog.conftest import majority_time, write
 from tests.functional.conftest import REPOSITORY, eventually
 
-HOST = "north-db1"
 SET = "openhim"
 
 #: What the unit's salt-call does: the module through Salt's loader, with a pillar and nobody to tell.
@@ -45,31 +45,7 @@ minion.modules["openhim_backup.archive"]()
 def stack(replica_set, tmp_path_factory):
     """A set whose oplog a host archives, as a user that may only read."""
     folder = tmp_path_factory.mktemp("archive")
-    users = {
-        "operator": {
-            "secret": "mongodb_operator",
-            "roles": [{"role": "root", "db": "admin"}],
-            "operator": True,
-        },
-        "backup": {"secret": "mongodb_openhim", "roles": [{"role": "backup", "db": "admin"}]},
-    }
-    cluster = replica_set({HOST: {"site": "north"}}, users=users)
-    openhim = cluster.pillar["openhim"]
-    openhim["backup"] = {
-        "taken_by": HOST,
-        "user": "backup",
-        "repositories": {"near": {"url": str(folder / "near"), "secret": "near"}},
-        "oplog": {
-            "archived_by": HOST,
-            "repository": {"url": str(folder / "slices"), "secret": "near"},
-            "interval_seconds": 1,
-        },
-        "schedule": {},
-    }
-    openhim["secrets"]["near"] = "near-key"
-    cluster.folder = folder
-    cluster.backups = declaration.from_pillar(cluster.pillar, HOST)
-    cluster.backups.repository().initialise()
+    cluster = archived(replica_set, folder)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(work, "LOCK", str(folder / "lock"))
         patched.setattr(declaration, "CACHE", str(folder / "cache"))

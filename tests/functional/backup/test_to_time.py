@@ -14,10 +14,10 @@ from saltext.openhim.backup import declaration, to_time, work
 from saltext.openhim.backup.oplog import declared
 from saltext.openhim.backup.oplog.archiver import Archiver
 
-from tests.functional.backup.oplog.conftest import majority_time, until_archived
+from tests.functional.backup.conftest import HOST, archived
+from tests.functional.backup.oplog.conftest import at_work, majority_time, until_archived
 from tests.functional.conftest import eventually
 
-HOST = "north-db1"
 SET = "openhim"
 
 
@@ -25,31 +25,9 @@ SET = "openhim"
 def stack(replica_set, tmp_path_factory):
     """A set with restore points and an oplog archive, read by a user that may only read."""
     folder = tmp_path_factory.mktemp("repositories")
-    users = {
-        "operator": {
-            "secret": "mongodb_operator",
-            "roles": [{"role": "root", "db": "admin"}],
-            "operator": True,
-        },
-        "backup": {"secret": "mongodb_openhim", "roles": [{"role": "backup", "db": "admin"}]},
-    }
-    cluster = replica_set({HOST: {"site": "north"}}, users=users)
-    openhim = cluster.pillar["openhim"]
-    openhim["backup"] = {
-        "taken_by": HOST,
-        "user": "backup",
-        "repositories": {"near": {"url": str(folder / "near"), "secret": "near"}},
-        "oplog": {
-            "archived_by": HOST,
-            "repository": {"url": str(folder / "slices"), "secret": "slices"},
-            "interval_seconds": 1,
-        },
-    }
-    openhim["secrets"] |= {"near": "near-key", "slices": "slices-key"}
-    backups = declaration.from_pillar(cluster.pillar, HOST)
-    backups.repository("near").initialise()
+    cluster = archived(replica_set, folder)
+    backups = cluster.backups
     declared.repository(backups).initialise()
-    cluster.backups, cluster.folder = backups, folder
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(work, "LOCK", str(folder / "lock"))
         patched.setattr(declaration, "CACHE", str(folder / "cache"))
@@ -73,7 +51,6 @@ def minion(stack, client, loaders):
     return loaders(HOST, stack.pillar)
 
 
-@contextlib.contextmanager
 def archiving(stack, begin_at=None):
     """The archive of the declared set, by whom and to where the pillar says."""
     archiver = Archiver(
@@ -84,15 +61,7 @@ def archiving(stack, begin_at=None):
         interval=declared.interval(stack.backups),
         begin_at=begin_at,
     )
-    stop = threading.Event()
-    thread = threading.Thread(target=archiver.run, args=(stop,), daemon=True)
-    thread.start()
-    try:
-        yield archiver
-    finally:
-        stop.set()
-        thread.join(60)
-    assert not thread.is_alive()
+    return at_work(archiver)
 
 
 class Writer:

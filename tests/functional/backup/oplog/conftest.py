@@ -52,9 +52,9 @@ def archiver_of(cluster, store, **options):
 
 
 @contextlib.contextmanager
-def archiving(cluster, store, **options):
-    """An archiver at work in a thread; told to stop at the end, when it commits what it has."""
-    archiver, stop = archiver_of(cluster, store, **options), threading.Event()
+def at_work(archiver):
+    """An archiver in a thread; told to stop at the end, when it commits what it has."""
+    stop = threading.Event()
     thread = threading.Thread(target=archiver.run, args=(stop,), daemon=True)
     thread.start()
     try:
@@ -63,6 +63,11 @@ def archiving(cluster, store, **options):
         stop.set()
         thread.join(60)
     assert not thread.is_alive()
+
+
+def archiving(cluster, store, **options):
+    """One at work on a set and a store of its own."""
+    return at_work(archiver_of(cluster, store, **options))
 
 
 @pytest.fixture

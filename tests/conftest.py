@@ -10,6 +10,7 @@ import fcntl
 import logging
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,14 +22,20 @@ from tests import leftovers
 
 LAYERS = ("unit", "functional", "integration", "lab")
 
+#: restic in front of the real one: the keys that it makes for a test are cheap to derive.
+CHEAP_KEYS = Path(__file__).parent / "cheap_keys"
+
 #: Folders whose files share servers: started once, by one worker, and first for they take longest.
 TOGETHER = ("tests/functional/mongodb", "tests/functional/openhim")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """See to it that no server outlives these tests, even if they are killed."""
+    """See to it that no server outlives these tests, even if they are killed; make keys cheap."""
     if not hasattr(config, "workerinput"):
         leftovers.watch()
+    os.environ["CHEAP_KEYS_PYTHON"] = sys.executable
+    if str(CHEAP_KEYS) not in os.environ["PATH"].split(":"):
+        os.environ["PATH"] = f"{CHEAP_KEYS}:{os.environ['PATH']}"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -273,6 +273,9 @@ class Repository:
             write(sink)
             sink.finish()
         except BaseException as error:
+            if sink.broken:
+                # It is about to end by itself, and to say why; interrupted, it would not.
+                run.wait(restic.GRACE)
             self._undo(run, token)
             broken = run.error() if sink.broken else None
             if broken is not None and isinstance(error, Exception):

@@ -84,6 +84,25 @@ def test_a_full_store_can_still_be_read(make, mount):
         assert stream.read() == b"small"
 
 
+def test_restic_that_stops_reading_may_say_why_before_it_is_stopped(local, make, tmp_path):
+    """Stands for restic on a full disk, which says so a moment after it closed its input."""
+    slow = tmp_path / "slow"
+    slow.write_text(
+        """#!/bin/sh
+        [ "$1" = backup ] || exec restic "$@"
+        echo '{"message_type":"status"}'
+        exec <&-
+        trap 'echo "signal interrupt received, cleaning up" >&2; exit 130' INT
+        for tenth in 1 2 3 4 5 6 7 8 9 10; do sleep 0.1; done
+        echo "Fatal: unable to save snapshot: no space left on device" >&2
+        exit 1
+        """
+    )
+    slow.chmod(0o755)
+    with pytest.raises(Full, match="the storage is full"):
+        make(program=str(slow)).store_stream(lambda out: out.write(DATA), "a")
+
+
 @pytest.mark.parametrize(
     "url", ["rest:http://127.0.0.1:{}/", "s3:http://127.0.0.1:{}/bucket", "rest:http://no.invalid/"]
 )

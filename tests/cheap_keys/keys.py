@@ -28,13 +28,13 @@ _MAC = 16
 
 def main(program: str, arguments: list[str]) -> int:
     """Run restic, then see to the keys that it added, and return its exit code."""
-    repository = Path(_told(os.environ.get("RESTIC_REPOSITORY_FILE", "/dev/null")))
+    repository = _told(os.environ["RESTIC_REPOSITORY_FILE"])
     variable = "RESTIC_PASSWORD_FILE"
     password = _told(os.environ[variable])
     new = password
     pipes = [_pipe(password)]
     environment = {**os.environ, variable: _path(pipes[0])}
-    environment["RESTIC_REPOSITORY_FILE"] = _path(_kept(pipes, str(repository)))
+    environment["RESTIC_REPOSITORY_FILE"] = _path(_kept(pipes, repository))
     if "--new-password-file" in arguments:
         at = arguments.index("--new-password-file") + 1
         new = _told(arguments[at])
@@ -87,13 +87,13 @@ def _sealed(text: bytes, key: tuple[bytes, bytes, bytes]) -> bytes:
 
 def _mac(text: bytes, nonce: bytes, key: tuple[bytes, bytes, bytes]) -> bytes:
     """Poly1305-AES: the one-time key is r, then the nonce as AES encrypts it."""
-    once = Cipher(algorithms.AES(key[1]), modes.ECB()).encryptor().update(nonce)
+    once = Cipher(algorithms.AES(key[1]), modes.ECB()).encryptor().update(nonce)  # noqa: S305 - one block
     return Poly1305.generate_tag(key[2] + once, text)
 
 
-def _keys(repository: Path) -> list[Path]:
+def _keys(repository: str) -> list[Path]:
     """The keys of a repository in a folder; one elsewhere keeps those that restic made."""
-    return list((repository / "keys").glob("*"))
+    return list(Path(repository, "keys").glob("*"))
 
 
 def _told(path: str) -> str:

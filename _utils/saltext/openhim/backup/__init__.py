@@ -1,7 +1,1 @@
 """Backups: consistent dumps, repositories, restore points, the oplog archive, verification."""
-
-import logging
-
-# At its level DEBUG, PyMongo logs how every command and reply begins: here those are patients'
-# documents, and Salt writes that level to a file when it is told to. They belong in no log.
-logging.getLogger("pymongo.command").setLevel(logging.INFO)

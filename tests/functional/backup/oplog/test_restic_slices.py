@@ -226,10 +226,19 @@ def test_an_exclusive_lock_is_waited_for(single, client, store, repository):
 
 
 def _hold_exclusively(repository, release):
-    """Whoever is frozen in the middle of a check keeps its lock."""
+    """Whoever is frozen in the middle of a check, a slow one, keeps its lock."""
     environment = {**os.environ, "RESTIC_PASSWORD": "secret"}
     check = subprocess.Popen(
-        ["restic", "-r", repository.url, "--no-cache", "check", "--read-data"],
+        [
+            "restic",
+            "-r",
+            repository.url,
+            "--no-cache",
+            "--limit-download",
+            "1",
+            "check",
+            "--read-data",
+        ],
         env=environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -238,5 +247,6 @@ def _hold_exclusively(repository, release):
     eventually(lambda: any(locks.iterdir()) or check.poll() is not None, what="a lock file")
     check.send_signal(signal.SIGSTOP)
     release.wait(120)
+    check.send_signal(signal.SIGINT)  # it takes its lock with it
     check.send_signal(signal.SIGCONT)
     check.wait()

@@ -226,27 +226,20 @@ def test_an_exclusive_lock_is_waited_for(single, client, store, repository):
 
 
 def _hold_exclusively(repository, release):
-    """Whoever is frozen in the middle of a check, a slow one, keeps its lock."""
-    environment = {**os.environ, "RESTIC_PASSWORD": "secret"}
+    """A check, as slow as one of a large repository; frozen, and its lock removed in the end."""
+    slow = ["--no-cache", "--limit-download", "1", "check", "--read-data"]
     check = subprocess.Popen(
-        [
-            "restic",
-            "-r",
-            repository.url,
-            "--no-cache",
-            "--limit-download",
-            "1",
-            "check",
-            "--read-data",
-        ],
-        env=environment,
+        ["restic", "-r", repository.url, *slow],
+        env={**os.environ, "RESTIC_PASSWORD": "secret"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
     locks = Path(repository.url) / "locks"
     eventually(lambda: any(locks.iterdir()) or check.poll() is not None, what="a lock file")
     check.send_signal(signal.SIGSTOP)
+    held = list(locks.iterdir())
     release.wait(120)
-    check.send_signal(signal.SIGINT)  # it takes its lock with it
-    check.send_signal(signal.SIGCONT)
+    check.kill()
     check.wait()
+    for lock in held:
+        lock.unlink()

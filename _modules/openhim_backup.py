@@ -23,7 +23,7 @@ try:
     from saltext.openhim.backup import schedule as scheduling
     from saltext.openhim.backup import status as judging
     from saltext.openhim.backup import verify as verifying
-    from saltext.openhim.backup.oplog import archiving, declared, tidy
+    from saltext.openhim.backup.oplog import archiving, declared, pull, tidy
     from saltext.openhim.errors import OpenHIMError
     from saltext.openhim.mongo.connection import raises
     from saltext.openhim.mongo.status import until
@@ -100,7 +100,8 @@ def _shown(point, repository):
 def tasks():
     """
     What this host does for the backups: ``repositories`` that it makes, whether it ``verifies``,
-    its ``schedule``, and the systemd unit that archives the oplog (``archiver``; None on others).
+    its ``schedule``, the systemd unit that archives the oplog (``archiver``; None on others), and
+    whether it pulls the archive's copy (``copies_oplog``).
 
     CLI Example:
 
@@ -115,6 +116,7 @@ def tasks():
         "verifies": backups.entry.get("verified_by") == backups.host,
         "schedule": scheduling.wanted(backups),
         "archiver": _unit() if declared.archived_here(backups) else None,
+        "copies_oplog": declared.copied_here(backups),
     }
 
 
@@ -329,6 +331,25 @@ def prune_oplog(confirm=False, wait=0):
     """
     with work.patience(wait), work.alone("making the oplog archive smaller"):
         return asdict(tidy.tidy(_backups(), confirm))
+
+
+@_converted
+def copy_oplog(wait=0):
+    """
+    Pull the oplog slices that the archive's copy does not have yet; returns how many. Only
+    ``openhim:backup:oplog:copy:pulled_by`` may.
+
+    wait
+        Seconds to wait for another task of backups on this host, before this one is refused.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'west-backup' openhim_backup.copy_oplog
+    """
+    with work.patience(wait), work.alone("copying the oplog archive"):
+        return pull.pull(_backups())
 
 
 @_converted

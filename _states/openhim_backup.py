@@ -36,7 +36,7 @@ try:
     from saltext.openhim.backup import declaration, points, work
     from saltext.openhim.backup import schedule as scheduling
     from saltext.openhim.backup.failures import RepositoryUnreachable, ResticMissing
-    from saltext.openhim.backup.oplog import archiving, declared
+    from saltext.openhim.backup.oplog import archiving, declared, pull
     from saltext.openhim.errors import OpenHIMError
     from saltext.openhim.mongo.connection import raises
     from saltext.openhim.mongo.status import until
@@ -151,6 +151,38 @@ def archive_running(name, patience=300):
     if not archiving.is_archiving(backups):
         return False, changes, _archives()
     return True, changes, f"Made or started: {', '.join(changes)}. {_archives()}"
+
+
+@_answered
+def oplog_copy_present(name):
+    """
+    The repository of the oplog archive's copy is there, and its secret opens it. The schedule
+    fills it.
+
+    name
+        Any text.
+    """
+    backups = _backups()
+    opened = declared.repository(backups, place=declared.COPY)
+    try:
+        if opened.exists():
+            return True, {}, "The repository of the oplog archive's copy is there, and opens."
+        source = declared.repository(backups)
+        ready = source.exists()
+    except (ResticMissing, RepositoryUnreachable) as error:
+        if not __opts__["test"]:
+            raise
+        return None, {}, f"Not known yet whether the oplog archive has a copy: {error}"
+    changes = {"repository": {"old": None, "new": opened.location}}
+    if __opts__["test"]:
+        return None, changes, f"Would make {opened.location}."
+    # On all hosts at once, another one is about to make the archive.
+    if not ready and not until(source.exists, 300, poll=2):
+        return False, {}, f"{source.location} is not there, of which this is to be a copy."
+    pull.initialise(backups)
+    if not opened.exists():
+        return False, changes, f"{opened.location} was made, and is not there."
+    return True, changes, f"Made {opened.location}."
 
 
 def _archives():

@@ -131,6 +131,11 @@ openhim:
         secret: backup_store
         pruned_by: west-backup
         prune_url: rest:http://keeper:{backup_store_keeper}@10.20.0.41:8000/oplog/
+      copy:                      # at another place, too: both together are what a restore needs
+        url: /var/lib/openhim-backup/oplog
+        secret: backup_copy
+        pulled_by: west-backup
+        pruned_by: west-backup
       interval_seconds: 20
     files: [/etc/mongod]
     retention: {last: 3, hourly: 24, daily: 7, weekly: 5, monthly: 12, yearly: 6, minimum_verified: 2}

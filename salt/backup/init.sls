@@ -41,6 +41,16 @@ the oplog is archived:
       - file: the archiver of the oplog is a unit
 {%- endif %}
 
+{%- if task.copies_oplog %}
+
+the oplog archive has a second place:
+  openhim_backup.oplog_copy_present:
+    - require:
+      - pkg: restic is installed
+    - require_in:
+      - openhim_backup: backups are scheduled
+{%- endif %}
+
 backups are scheduled:
   openhim_backup.scheduled:
     - require:

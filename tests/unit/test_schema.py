@@ -234,6 +234,15 @@ BAD = [
                        {"url": "/var/lib/openhim-backup/copy", "secret": "o"}}},
      "openhim:backup:oplog:repository:url: found the URL of openhim:backup:repositories:copy; "
      "allowed a repository of its own: a slice a minute would slow that one down"),
+    ({"backup:oplog:copy:pulled_by": DELETED},
+     "openhim:backup:oplog:copy:pulled_by: found nothing; allowed a minion ID (required)"),
+    ({"backup:oplog:copy:pulled_by": "south-db1"},
+     "openhim:backup:oplog:copy:pulled_by: found 'south-db1', which archives or takes the "
+     "backups; allowed another host: who takes the place of production must not be able to delete "
+     "them"),
+    ({"backup:oplog:copy:url": "rest:http://producer:{backup_store_producer}@10.20.0.40:8000/oplog/"},
+     "openhim:backup:oplog:copy:url: found the URL of openhim:backup:oplog:repository; allowed a "
+     "repository of its own: a slice a minute would slow that one down"),
     ({"backup:verification_secret": DELETED},
      "openhim:backup:verification_secret: found nothing; allowed the name of a secret, which signs "
      "the verifications that pruning relies on"),
@@ -432,6 +441,9 @@ def test_who_archives_adds_slices_and_who_restores_reads_them(openhim: dict[str,
     assert "slices_add" not in needs.needed(openhim, "north-db1")
     assert {"slices_remove", "slices"} <= set(needs.needed(openhim, "west-backup"))
     assert "slices_remove" not in needs.needed(openhim, "south-core")
+    openhim["backup"]["oplog"]["copy"] = {"url": "/c", "secret": "second", "pulled_by": "north-db1"}
+    assert {"slices_add", "slices", "second"} <= set(needs.needed(openhim, "north-db1"))
+    assert "second" not in needs.needed(openhim, "south-db1")
 
 
 def test_secrets_of_routes_and_mediators_are_needed(openhim: dict[str, Any]) -> None:

@@ -5,13 +5,14 @@ import copy
 import re
 import shutil
 import threading
+from datetime import datetime, timezone
 
 import pytest
 from bson import Timestamp
 from pymongo import WriteConcern
 from salt.exceptions import CommandExecutionError
 from saltext.openhim.backup import declaration, to_time, work
-from saltext.openhim.backup.oplog import declared
+from saltext.openhim.backup.oplog import declared, health
 from saltext.openhim.backup.oplog.archiver import Archiver
 
 from tests.functional.backup.conftest import HOST, archived
@@ -19,6 +20,7 @@ from tests.functional.backup.oplog.conftest import at_work, majority_time, until
 from tests.functional.conftest import eventually
 
 SET = "openhim"
+PULLER = "west-backup"
 
 
 @pytest.fixture(scope="module")
@@ -244,6 +246,35 @@ def test_what_cannot_be_reached_is_refused_in_the_preview_too_and_nothing_is_tou
     del pillar["openhim"]["backup"]["oplog"]
     with pytest.raises(CommandExecutionError, match="openhim:backup:oplog: found nothing"):
         loaders(HOST, pillar).modules["openhim_backup.restore"](to_time=seconds[1], overwrite=True)
+
+
+def test_the_archive_outlives_its_store_in_the_copy_that_another_host_pulls(
+    written, client, loaders, stack, tmp_path
+):
+    _, seconds = written
+    pillar = copy.deepcopy(stack.pillar)
+    oplog = pillar["openhim"]["backup"]["oplog"]
+    oplog["copy"] = {"url": str(tmp_path / "second"), "secret": "near", "pulled_by": PULLER}
+    puller = loaders(PULLER, pillar)
+    present = "openhim_backup.oplog_copy_present"
+    foreseen = loaders(PULLER, pillar, test=True).states[present]("a test")
+    assert foreseen["result"] is None
+    assert not (tmp_path / "second").exists()
+    made = puller.states[present]("a test")
+    assert (made["result"], list(made["changes"])) == (True, ["repository"])
+    assert puller.states[present]("a test")["changes"] == {}
+    assert puller.modules["openhim_backup.copy_oplog"]() > 1
+    assert puller.modules["openhim_backup.copy_oplog"]() == 0
+    figures = health.look(declaration.from_pillar(pillar, PULLER), datetime.now(timezone.utc)).sets
+    assert figures[SET]["copy_behind_seconds"] == figures[SET]["behind_seconds"]
+    with pytest.raises(
+        CommandExecutionError, match=f"not the task of {HOST}; expected is {PULLER}"
+    ):
+        loaders(HOST, pillar).modules["openhim_backup.copy_oplog"]()
+
+    oplog["repository"]["url"] = str(tmp_path / "lost")
+    loaders(HOST, pillar).modules["openhim_backup.restore"](to_time=seconds[1], overwrite=True)
+    assert client.openhim.numbers.distinct("_id") == [0, 1]
 
 
 def test_data_that_is_there_is_not_dropped_unless_it_may_be(written, client, minion):

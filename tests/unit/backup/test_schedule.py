@@ -79,7 +79,12 @@ def test_the_oplogs_archiver_looks_and_who_prunes_it_does_so_by_schedule():
         "archived_by": "north-db1",
         "repository": {"url": "/oplog", "secret": "near", "pruned_by": "north-core"},
     }
+    archive["copy"] = {"url": "/second", "secret": "near", "pulled_by": "south-db1"}
+    found = schedule.wanted(backups("south-db1", oplog=archive))
+    assert found[f"{schedule.PREFIX}copy-oplog"]["function"] == "openhim_backup.copy_oplog"
+    assert "south-db1" in schedule.hosts_with_a_task(backups("north-db1", oplog=archive).stack)
     found = schedule.wanted(backups("north-db1", oplog=archive))
+    assert f"{schedule.PREFIX}copy-oplog" not in found
     assert set(found) == {f"{schedule.PREFIX}status"}
     found = schedule.wanted(backups("north-core", oplog=archive))
     assert found[f"{schedule.PREFIX}prune-oplog"]["function"] == "openhim_backup.prune_oplog"

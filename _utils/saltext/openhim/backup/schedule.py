@@ -35,6 +35,8 @@ def wanted(backups: Backups) -> dict[str, dict[str, Any]]:
     if "copy" in declared:
         for name in backups.pulled_here:
             every(f"copy-{name}", declared["copy"], "copy", repository=name)
+        if oplog.copied_here(backups):
+            every("copy-oplog", declared["copy"], "copy_oplog")
     if "verify" in declared and backups.entry.get("verified_by") == backups.host:
         every("verify", declared["verify"], "verify")
     if "prune" in declared:
@@ -66,6 +68,7 @@ def hosts_with_a_task(stack: Stack) -> list[str]:
     found = {backup.get("taken_by"), backup.get("verified_by")}
     archive = backup.get("oplog") or {}
     found |= {archive.get("archived_by"), archive.get("repository", {}).get("pruned_by")}
+    found |= {archive.get("copy", {}).get(key) for key in ("pulled_by", "pruned_by")}
     if "bundle" in backup:
         found |= {host.id for host in stack.hosts_with("master")}
     for entry in (backup.get("repositories") or {}).values():

@@ -291,7 +291,7 @@ def judge_bundles(
 
 def has_oplog(backups: Backups) -> bool:
     """Whether this host archives the oplog, or can look at what is archived."""
-    return declared.archived_here(backups) or declared.visible(backups)
+    return declared.archived_here(backups) or bool(declared.visible(backups))
 
 
 def with_oplog(found: Mapping[str, Any], seen: health.Seen) -> dict[str, Any]:
@@ -373,14 +373,21 @@ def metrics(found: Mapping[str, Any]) -> str:
 
 
 def _oplog_metrics(stack: str, sets: Mapping[str, Any]) -> list[str]:
-    name = "openhim_backup_oplog_behind_seconds"
-    samples = [
-        f'{name}{{stack="{stack}",set="{each}"}} {one["behind_seconds"]:g}'
-        for each, one in sets.items()
-        if one["behind_seconds"] is not None
-    ]
-    words = f"# HELP {name} Since the last archived entry of the oplog, when it was looked at."
-    return [words, f"# TYPE {name} gauge", *samples] if samples else []
+    lines = []
+    for figure, words in (
+        ("behind_seconds", "Since the last archived entry of the oplog"),
+        ("copy_behind_seconds", "Since the last entry in the copy of the oplog archive"),
+    ):
+        name = f"openhim_backup_oplog_{figure}"
+        samples = [
+            f'{name}{{stack="{stack}",set="{each}"}} {one[figure]:g}'
+            for each, one in sets.items()
+            if one.get(figure) is not None
+        ]
+        if samples:
+            lines += [f"# HELP {name} {words}, when it was looked at."]
+            lines += [f"# TYPE {name} gauge", *samples]
+    return lines
 
 
 def _age(time: float | None, now: float) -> float | None:

@@ -80,12 +80,28 @@ def find(backups: Backups, to_time: str, point: str, repository: str | None = No
     point: ``latest``; ``verified`` begins with a verified one only; or an ID, for that very one.
     repository: where restore points are looked for; all that this host can open when left out.
 
+    The archive is read where it was written; where that is away, damaged or does not reach the
+    time, its copy is, if this host can open it.
+
     Raises :class:`TimeNotReachable`, with the reachable ranges, when there is no such way, or it
     needs a slice that is damaged: those on it are read whole.
     """
     to = parsed(to_time)
     known = _candidates(backups, to, point, repository)
-    store = declared.store(backups)
+    first: OpenHIMError | None = None
+    for place in declared.visible(backups) or [declared.ARCHIVE]:
+        try:
+            return _through(backups, declared.store(backups, place=place), known, to)
+        except OpenHIMError as error:
+            first = first or error
+    assert first is not None
+    raise first
+
+
+def _through(
+    backups: Backups, store: SliceStore, known: Sequence[tuple[RestorePoint, str]], to: Timestamp
+) -> Way:
+    """The way to a time with the slices of one place."""
     headers = store.headers()
     slices.check_stack(headers, backups.stack.name)
     refused: TimeNotReachable | None = None

@@ -142,8 +142,12 @@ def _of_backup(declared: Mapping[str, Any], host_id: str) -> dict[str, str]:
     archives = oplog.get("archived_by") == host_id
     found: dict[str, str] = {}
     # Who takes restore points restores them too, and reads the slices for that.
-    slices = _of_repository(oplog.get("repository", {}), host_id, archives or takes)
+    copy = oplog.get("copy", {})
+    pulls = copy.get("pulled_by") == host_id
+    slices = _of_repository(oplog.get("repository", {}), host_id, archives or takes or pulls)
     found |= dict.fromkeys(slices, "openhim:backup:oplog:repository")
+    copied = _of_repository(copy, host_id, pulls or (verifies and not takes and not archives))
+    found |= dict.fromkeys(copied, "openhim:backup:oplog:copy")
     prunes_any = any(entry.get("pruned_by") == host_id for entry in repositories.values())
     if backup.get("verification_secret") and (verifies or prunes_any):
         found[backup["verification_secret"]] = "openhim:backup:verification_secret"

@@ -381,28 +381,34 @@ def _start_bundle(backup: Declared, hosts: Declared) -> Iterator[str]:
 
 
 def _oplog(backup: Declared, hosts: Declared | None) -> Iterator[str]:
-    """Who archives is declared and cannot remove; the slices have a repository of their own."""
+    """Who archives is declared and cannot remove; the slices have repositories of their own."""
     path, entry = "openhim:backup:oplog", backup["oplog"]
-    archive = entry.get("repository", {})
-    for place, key, found in (
-        (path, "archived_by", entry),
-        (f"{path}:repository", "pruned_by", archive),
-    ):
+    places = {f"{path}:{key}": entry[key] for key in ("repository", "copy") if key in entry}
+    named = [(path, "archived_by", entry)]
+    named += [(at, key, one) for at, one in places.items() for key in ("pulled_by", "pruned_by")]
+    for at, key, found in named:
         if hosts is not None and key in found and found[key] not in hosts:
-            yield _unknown(f"{place}:{key}", found[key], hosts)
-    if archive.get("pruned_by") in {entry.get("archived_by"), backup.get("taken_by")} - {None}:
-        yield problem(
-            f"{path}:repository:pruned_by",
-            f"{archive['pruned_by']!r}, which archives or takes the backups",
-            "another host: who takes the place of production must not be able to delete them",
-        )
-    for name, other in backup.get("repositories", {}).items():
-        if other.get("url") and other["url"] == archive.get("url"):
+            yield _unknown(f"{at}:{key}", found[key], hosts)
+    producers = {entry.get("archived_by"), backup.get("taken_by")} - {None}
+    for at, key, found in named[1:]:
+        if found.get(key) in producers:
             yield problem(
-                f"{path}:repository:url",
-                f"the URL of openhim:backup:repositories:{name}",
+                f"{at}:{key}",
+                f"{found[key]!r}, which archives or takes the backups",
+                "another host: who takes the place of production must not be able to delete them",
+            )
+    others = {
+        other.get("url"): f"openhim:backup:repositories:{name}"
+        for name, other in backup.get("repositories", {}).items()
+    }
+    for at, one in places.items():
+        if one.get("url") in others:
+            yield problem(
+                f"{at}:url",
+                f"the URL of {others[one['url']]}",
                 "a repository of its own: a slice a minute would slow that one down",
             )
+        others[one.get("url")] = at
 
 
 def _copy(

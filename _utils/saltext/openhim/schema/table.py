@@ -542,6 +542,18 @@ OPLOG = Tree(
             "Where the slices are: a repository of its own, for they are many.",
             required=True,
         ),
+        "copy": Key(
+            Tree(
+                {k: v for k, v in REPOSITORY.keys.items() if k not in ("copy_of", "pulled_by")}
+                | {
+                    "pulled_by": Key(
+                        MINION_ID, "The host that pulls, best at another site.", required=True
+                    )
+                }
+            ),
+            "A second place for the slices, at another site or provider, with a key of its own; "
+            "filled with the schedule of `copy`.",
+        ),
         "interval_seconds": Key(
             Number(1), "A slice is committed after so many seconds.", default="60"
         ),

@@ -145,6 +145,28 @@ def test_slices_of_another_set_do_not_count():
     assert chain.reachable([header_of(1, 5)], "audit", FIRST) == []
 
 
+def test_a_copy_lacks_what_it_has_neither_by_name_nor_piece_by_piece():
+    one, two, three = header_of(1, 3), header_of(4, 6), header_of(7, 9)
+    assert chain.not_copied([one, two, three], [one]) == [two, three]
+    joined = slices.joined([one, two])
+    assert chain.not_copied([joined, three], [one, two]) == [three]
+    assert chain.not_copied([joined], [one]) == [joined]
+    assert chain.not_copied([one], [joined]) == []
+
+
+def test_a_copy_gets_what_was_taken_back_as_a_record_and_what_came_instead():
+    one, two = header_of(1, 5), header_of(6, 9)
+    void = slices.void(two, "cut off")
+    assert chain.not_copied([one, two, void], [one]) == [void]
+    again = header_of(6, 12)
+    assert chain.not_copied([one, two, void, again], [one, two]) == [void, again]
+
+
+def test_a_copy_does_not_take_another_history_for_its_own():
+    other = header_of(1, 5, line=SECOND)
+    assert chain.not_copied([other], [header_of(1, 9)]) == [other]
+
+
 SECOND = Timeline(2, 3, FIRST.key, at(7))
 
 

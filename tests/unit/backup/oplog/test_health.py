@@ -41,6 +41,20 @@ def test_what_is_late_missing_or_cut_off_is_told(headers, base, max_behind, reas
     assert re.search(reason, said), said
 
 
+@pytest.mark.parametrize(
+    ("headers", "behind", "reason"),
+    [
+        ([ONE, TWO], None, "nothing is copied"),
+        ([ONE, TWO], 700.0, "what was copied last is 700 s old, allowed are 600"),
+        ([ONE, TWO], 600.0, None),
+        ([], None, None),
+    ],
+)
+def test_a_copy_that_is_late_or_empty_is_told(headers, behind, reason):
+    found = health.reach(headers, SET, NOW)
+    assert health.copy_reasons(found, behind, 600) == ([reason] if reason else [])
+
+
 def test_a_gap_that_a_restore_point_was_taken_after_is_history():
     found = health.reach([ONE, TWO, GAP, LATER], SET, NOW)
     assert health.reasons(found, 60, ts(21)) == []

@@ -126,6 +126,40 @@ def newest(
     return max(own, key=lambda each: (each.last, each.kind == SLICE), default=None)
 
 
+def not_copied(headers: Sequence[Header], copied: Sequence[Header]) -> list[Header]:
+    """The slices and records that a copy of the archive does not have yet, of every set.
+
+    What was joined after its pieces were copied is there already, piece by piece.
+    """
+    voided = {each.voids for each in (*headers, *copied) if each.kind == VOID}
+    names = {each.name for each in copied}
+    held: dict[tuple[str, tuple[int, int]], list[Range]] = {}
+    for name in {each.replica_set for each in copied}:
+        for each in sorted(usable(copied, name), key=lambda each: (each.previous, each.last)):
+            if each.kind == SLICE:
+                _stretch(held.setdefault((name, each.timeline.key), []), each.previous, each.last)
+    return [
+        each
+        for each in headers
+        if each.name not in names | voided
+        and not (
+            each.kind == SLICE
+            and any(
+                one.start <= each.previous and each.last <= one.end
+                for one in held.get((each.replica_set, each.timeline.key), ())
+            )
+        )
+    ]
+
+
+def _stretch(ranges: list[Range], after: Position, until: Position) -> None:
+    """Adds a stretch to sorted ranges; it joins the last one where there is no hole between."""
+    if ranges and after <= ranges[-1].end:
+        ranges[-1] = replace(ranges[-1], end=max(ranges[-1].end, until))
+    else:
+        ranges.append(Range(after, until))
+
+
 def rpo_seconds(headers: Iterable[Header], replica_set: str, now: datetime) -> float | None:
     """Seconds from the last archived entry to ``now``, the set's clock; None without a slice."""
     known = [each for each in usable(headers, replica_set) if each.kind == SLICE]
@@ -159,10 +193,7 @@ def reachable(headers: Iterable[Header], replica_set: str, line: Timeline) -> li
     """The stretches without holes that a timeline has, the oldest first."""
     found: list[Range] = []
     for segment in history(headers, replica_set, line):
-        if found and segment.after <= found[-1].end:
-            found[-1] = replace(found[-1], end=max(found[-1].end, segment.until))
-        else:
-            found.append(Range(segment.after, segment.until))
+        _stretch(found, segment.after, segment.until)
     return found
 
 

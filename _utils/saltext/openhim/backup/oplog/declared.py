@@ -14,6 +14,12 @@ from saltext.openhim.backup.repository import Repository
 from saltext.openhim.errors import Refused
 from saltext.openhim.mongo.connection import Vantage
 
+#: The places where the slices are: the archiver's, and a copy that another host pulls.
+ARCHIVE = "repository"
+COPY = "copy"
+#: Seconds between two pulls of the copy where the schedule says nothing.
+COPY_INTERVAL = 3600
+
 #: Milliseconds after which a server that says nothing is gone; it is asked every half second.
 SOCKET_TIMEOUT_MS = 30_000
 
@@ -39,24 +45,33 @@ def archived_here(backups: Backups) -> bool:
     return is_archived(backups) and entry(backups)["archived_by"] == backups.host
 
 
-def pruned_here(backups: Backups) -> bool:
-    """Whether this host removes what no restore needs any more."""
-    return is_archived(backups) and entry(backups)["repository"].get("pruned_by") == backups.host
+def copied_here(backups: Backups) -> bool:
+    """Whether this host pulls the archive's copy."""
+    return is_archived(backups) and entry(backups).get(COPY, {}).get("pulled_by") == backups.host
 
 
-def visible(backups: Backups) -> bool:
-    """Whether this host has the credentials with which the archive is read."""
-    return is_archived(backups) and backups.opens(entry(backups)["repository"])
+def pruned_here(backups: Backups) -> list[str]:
+    """The places from which this host removes what no restore needs any more."""
+    return [p for p in _places(backups) if entry(backups)[p].get("pruned_by") == backups.host]
 
 
-def repository(backups: Backups, purpose: str = USE) -> Repository:
-    """The archive's repository."""
-    return backups.opened(entry(backups)["repository"], purpose)
+def visible(backups: Backups) -> list[str]:
+    """The places that this host has the credentials to read, the archiver's first."""
+    return [place for place in _places(backups) if backups.opens(entry(backups)[place])]
 
 
-def store(backups: Backups, purpose: str = USE) -> ResticSlices:
+def _places(backups: Backups) -> list[str]:
+    return [p for p in (ARCHIVE, COPY) if is_archived(backups) and p in entry(backups)]
+
+
+def repository(backups: Backups, purpose: str = USE, place: str = ARCHIVE) -> Repository:
+    """The repository of the archive, or that of its copy."""
+    return backups.opened(entry(backups)[place], purpose)
+
+
+def store(backups: Backups, purpose: str = USE, place: str = ARCHIVE) -> ResticSlices:
     """The slices in it."""
-    return ResticSlices(repository(backups, purpose), backups.stack.name)
+    return ResticSlices(repository(backups, purpose, place), backups.stack.name)
 
 
 def interval(backups: Backups) -> float:
@@ -67,6 +82,12 @@ def interval(backups: Backups) -> float:
 def max_behind(backups: Backups) -> float:
     """Seconds that the archive may be behind before that is a failure."""
     return float(entry(backups).get("max_behind_seconds", 2 * interval(backups) + 60))
+
+
+def max_copy_behind(backups: Backups) -> float:
+    """Seconds that the copy may be behind: two pulls, and what the archive may be."""
+    every = (backups.entry.get("schedule") or {}).get("copy", COPY_INTERVAL)
+    return 2 * float(every) + max_behind(backups)
 
 
 def source(backups: Backups, set_name: str) -> Callable[[], AbstractContextManager[MongoClient]]:

@@ -49,6 +49,17 @@ def reach(headers: Sequence[Header], replica_set: str, now: datetime) -> Reach:
     )
 
 
+def copy_reasons(found: Reach, behind: float | None, allowed: float) -> list[str]:
+    """What is wrong with the copy of one set's archive; behind: the copy's seconds. Pure."""
+    if found.behind_seconds is None:
+        return []  # there is nothing to be copied, which is said already
+    if behind is None:
+        return ["nothing is copied"]
+    if behind > allowed:
+        return [f"what was copied last is {behind:.0f} s old, allowed are {allowed:.0f}"]
+    return []
+
+
 def reasons(found: Reach, max_behind: float, base: Timestamp | None) -> list[str]:
     """What is wrong with the archive of one set; base: its newest restore point's time. Pure."""
     if found.since is None or found.behind_seconds is None:
@@ -89,20 +100,40 @@ def look(backups: Backups, now: datetime) -> Seen:
         why = archiving.why_not_running(backups)
         silent = why is not None
         told += [why] if why else archiving.errors()
-    if not declared.visible(backups):
+    places = declared.visible(backups)
+    if not places:
         return Seen(figures, told, silent)
     try:
-        headers = declared.store(backups).headers()
+        headers = declared.store(backups, place=places[0]).headers()
         bases = _bases(backups)
         for name in sorted(backups.databases()):
             found = reach(headers, name, now)
             figures[name] = found.figures()
             why_not = reasons(found, declared.max_behind(backups), bases.get(name))
             told += [f"{name}: {reason}" for reason in why_not]
+        if declared.COPY in places:
+            told += _look_at_copy(backups, headers, figures, now)
     except OpenHIMError as error:
         told.append(f"it could not be looked at: {error}")
         silent = True
     return Seen(figures, told, silent)
+
+
+def _look_at_copy(
+    backups: Backups, headers: Sequence[Header], figures: dict[str, Any], now: datetime
+) -> list[str]:
+    """Adds how far the copy is behind to each set's figures; returns what is wrong with it."""
+    copied = declared.store(backups, place=declared.COPY).headers()
+    told = []
+    for name, known in figures.items():
+        known["copy_behind_seconds"] = chain.rpo_seconds(copied, name, now)
+        why = copy_reasons(
+            reach(headers, name, now),
+            known["copy_behind_seconds"],
+            declared.max_copy_behind(backups),
+        )
+        told += [f"{name}: {reason}" for reason in why]
+    return told
 
 
 def _bases(backups: Backups) -> Mapping[str, Timestamp]:

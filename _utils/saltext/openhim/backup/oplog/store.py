@@ -17,6 +17,8 @@ from saltext.openhim.errors import OpenHIMError
 
 #: What tells a slice's snapshot from those of restore points.
 PART = "part=oplog"
+#: Slices that one call of restic copies: what was copied before an interruption is there.
+_TOGETHER = 500
 
 
 class SliceStore(Protocol):
@@ -155,6 +157,13 @@ class ResticSlices:
         if name not in self._snapshots:
             raise NotStored(f"{self.repository.location} holds no oplog slice {name}")
         return cast(BinaryIO, self.repository.read(self._snapshots[name][-1], name))
+
+    def copy_to(self, other: ResticSlices, names: Iterable[str]) -> None:
+        """Copies slices as they are to another repository, from where that one's password is."""
+        self.headers()
+        wanted = [self._snapshots[name][-1] for name in names]
+        for first in range(0, len(wanted), _TOGETHER):
+            self.repository.copy_to(other.repository, wanted[first : first + _TOGETHER])
 
     def remove(self, names: Iterable[str]) -> None:
         """See :class:`SliceStore`; a prune frees the space later."""

@@ -5,7 +5,7 @@ Only what a newer restore point covers is joined, and only what is older than th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from bson import Timestamp
@@ -13,7 +13,7 @@ from saltext.openhim.backup import points
 from saltext.openhim.backup.declaration import PRUNE, Backups
 from saltext.openhim.backup.oplog import chain, declared
 from saltext.openhim.backup.oplog.slices import Header, check_stack
-from saltext.openhim.backup.oplog.store import compact
+from saltext.openhim.backup.oplog.store import ResticSlices, compact
 from saltext.openhim.errors import Refused
 
 HOUR, DAY = 3600, 86400
@@ -32,17 +32,28 @@ class Tidied:
 def tidy(backups: Backups, confirm: bool = False) -> Tidied:
     """Joins and removes slices, and frees their space; only tells how many, unless confirmed.
 
-    Raises when a repository of restore points cannot be read: then it is unknown what they need.
+    In every place that is this host's to prune. Raises when a repository of restore points cannot
+    be read: then it is unknown what they need.
     """
-    if not declared.pruned_here(backups):
+    places = declared.pruned_here(backups)
+    if not places:
         raise Refused(
             f"removing oplog slices is not the task of {backups.host} "
             "(openhim:backup:oplog:repository:pruned_by)"
         )
     bases = _bases(backups)
-    store = declared.store(backups, PRUNE)
+    found = [_tidied(declared.store(backups, PRUNE, place), bases, confirm) for place in places]
+    return Tidied(
+        sum(one.slices for one in found),
+        sum(one.joined for one in found),
+        sum(one.removed for one in found),
+        confirm,
+    )
+
+
+def _tidied(store: ResticSlices, bases: Mapping[str, list[Timestamp]], confirm: bool) -> Tidied:
     headers = store.headers()
-    check_stack(headers, backups.stack.name)
+    check_stack(headers, store.stack)
     gone: list[Header] = []
     groups: list[list[Header]] = []
     for name, times in bases.items():

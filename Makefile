@@ -14,7 +14,7 @@ LAYERS := unit functional integration lab
 # Options for pytest: make unit ARGS="-k schema"
 ARGS ?=
 # Much of what tests do is waiting; 0 runs them in one process, as a debugger needs it.
-WORKERS ?= 2
+WORKERS ?= 4
 PYTEST = $(PYTHON) -m pytest -n $(WORKERS)
 
 # Found anew each time: another version of setup.cfg, or another clone, has another environment.

@@ -19,7 +19,7 @@ from salt.exceptions import CommandExecutionError
 
 try:
     from saltext.openhim import files
-    from saltext.openhim.backup import declaration, points, work
+    from saltext.openhim.backup import declaration, extract, points, work
     from saltext.openhim.backup import schedule as scheduling
     from saltext.openhim.backup import status as judging
     from saltext.openhim.backup import verify as verifying
@@ -531,6 +531,47 @@ def restore(
         time=to_time,
         configuration_first=configuration_first,
         on_configured=lambda: __salt__["event.fire_master"]({"point": point}, _CONFIGURED),
+        progress=_tell("restore"),
+    )
+
+
+@_converted
+def restore_collections(only, point="latest", repository=None, rename=None, overwrite=False):
+    """
+    Restore single collections of a restore point, beside what is there or in its place; the rest
+    of the database stays as it is. Returns how many documents each of them has now.
+
+    only
+        Their names, or patterns: ``openhim.channels``, or a list such as
+        ``['openhim.channels', 'openhim.client*']``.
+
+    point
+        An ID, ``latest`` or ``verified`` (the newest that was verified).
+
+    repository
+        Its name in the pillar; all that this host can open when left out.
+
+    rename
+        What they become: ``{'openhim.users': 'rescue.people'}`` for one, ``{'openhim': 'rescue'}``
+        for a database.
+
+    overwrite
+        Whether collections of these names are replaced; otherwise they are a reason to refuse.
+        Stop OpenHIM before what it uses is replaced.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt south-db1 openhim_backup.restore_collections openhim.channels rename='{openhim: rescue}'
+    """
+    return extract.extract(
+        _backups(),
+        [only] if isinstance(only, str) else only,
+        point=point,
+        repository=repository,
+        rename=rename,
+        overwrite=overwrite,
         progress=_tell("restore"),
     )
 

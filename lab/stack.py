@@ -111,7 +111,6 @@ def _start_salt(lab: Lab) -> SaltMaster:
         file_roots=[f"{SHARED}/salt", ARTIFACTS],
         pillar_roots=["/srv/pillar", SECRETS],
         config={
-            "state_events": True,
             # Every host that asks for its certificate holds one until the CA's minion has answered,
             # and that needs one itself: with fewer than hosts, all wait for each other's time-out.
             "worker_threads": len(lab.hosts) + 5,

@@ -183,19 +183,45 @@ def test_data_that_is_there_is_not_overwritten_unless_it_may_be(data, near, mini
         assert client.openhim.transactions.count_documents({}) == 1000
 
 
+def test_one_collection_comes_back_beside_what_is_there_or_in_its_place(data, near, minion):
+    minion.modules["openhim_backup.take"]()
+    restore = minion.modules["openhim_backup.restore_collections"]
+    with data.members["north-db1"].client() as client:
+        client.openhim.channels.insert_one({"_id": "spoilt", "name": "spoilt"})
+        client.drop_database("rescue")
+        done = restore("openhim.channels", rename={"openhim.channels": "rescue.before"})
+        assert list(done["restored"]) == ["rescue.before"]
+        assert client.rescue.before.count_documents({}) == done["restored"]["rescue.before"]
+        assert client.rescue.before.index_information()["name_1"]["unique"] is True
+        for asked in (
+            {"only": ["openhim.channels"]},
+            {"only": "openhim.channels", "rename": {"openhim.channels": "rescue.before"}},
+        ):
+            with pytest.raises(CommandExecutionError, match="already; nothing was restored"):
+                restore(**asked)
+        with pytest.raises(CommandExecutionError, match=r"fits openhim\.chanels; it has openhim\."):
+            restore("openhim.chanels")
+        assert client.openhim.channels.find_one({"_id": "spoilt"})
+        restore("openhim.chan*", overwrite=True)
+        assert not client.openhim.channels.find_one({"_id": "spoilt"})
+        assert client.openhim.transactions.count_documents({}) == 1000
+        client.drop_database("rescue")
+    assert minion.modules["openhim_backup.restored"]() == []
+
+
 def test_what_is_there_after_a_restore_is_counted_and_another_writer_is_told(
     data, near, minion, monkeypatch
 ):
     """A document lost between the restore and the look at it: no real server does that when asked."""
     made = minion.modules["openhim_backup.take"]()
-    compare = work._compare
+    compare = work.compare
 
-    def lose_one(one, loaded):
-        compare(one, loaded)
+    def lose_one(*compared):
+        compare(*compared)
         with data.members["north-db1"].client() as client:
             client.openhim.transactions.delete_one({"_id": 7})
 
-    monkeypatch.setattr(work, "_compare", lose_one)
+    monkeypatch.setattr(work, "compare", lose_one)
     backups = declaration.from_pillar(data.pillar, HOST)
     with pytest.raises(OpenHIMError, match=r"openhim\.transactions \(999 documents of 1000\)"):
         work.restore(backups, made["id"], by="a test", why="lost", overwrite=True)

@@ -268,7 +268,8 @@ def _targets(
     return targets, skipped
 
 
-def _renamed(db: str, collection: str, rename: Mapping[str, str]) -> tuple[str, str]:
+def renamed(db: str, collection: str, rename: Mapping[str, str]) -> tuple[str, str]:
+    """What a namespace of the archive becomes: the database and the collection."""
     if to := rename.get(f"{db}.{collection}"):
         new_db, dot, new_collection = to.partition(".")
         if not dot or not new_db or not new_collection:
@@ -280,9 +281,9 @@ def _renamed(db: str, collection: str, rename: Mapping[str, str]) -> tuple[str, 
 def _target(entry: archive.Entry, rename: Mapping[str, str]) -> _Target:
     metadata = archive.parse_metadata(entry.metadata)
     options, indexes = dict(metadata["options"]), list(metadata["indexes"])
-    db, collection = _renamed(entry.db, entry.collection, rename)
+    db, collection = renamed(entry.db, entry.collection, rename)
     if entry.type == VIEW and "viewOn" in options:
-        source_db, source = _renamed(entry.db, options["viewOn"], rename)
+        source_db, source = renamed(entry.db, options["viewOn"], rename)
         if source_db == db:
             options["viewOn"] = source
     return _Target(entry, db, collection, options, indexes, metadata.get("uuid", ""))

@@ -18,7 +18,7 @@ from saltext.openhim import secrets
 from saltext.openhim.backup import dump, load, points, to_time
 from saltext.openhim.backup.archive import BUCKETS, TIMESERIES, VIEW
 from saltext.openhim.backup.declaration import MAX_AGE, PRUNE, SOCKET_TIMEOUT_MS, USE, Backups
-from saltext.openhim.backup.manifest import ReplicaSet
+from saltext.openhim.backup.manifest import Namespace, ReplicaSet
 from saltext.openhim.backup.points import RestorePoint
 from saltext.openhim.backup.progress import Progress
 from saltext.openhim.backup.repository import Lock, Locked
@@ -308,8 +308,8 @@ def restore(
                                 progress=progress,
                             )
                         )
-                    _compare(one, loaded[-1])
-                    _read_back(one, client, exactly=not configuration_first)
+                    compare(one.name, one.namespaces, loaded[-1])
+                    read_back(one.name, one.namespaces, client, exactly=not configuration_first)
                     if way.to:
                         replayed.go(backups, way, one, client, progress)
             _mark(backups, targets, way, by, why)
@@ -379,13 +379,14 @@ def _targets(backups: Backups, chosen: RestorePoint) -> Iterator[list[Target]]:
     """The replica sets of a restore point, each with a connection to its primary."""
     with ExitStack() as stack:
         yield [
-            (one, stack.enter_context(_primary(backups, one.name)))
+            (one, stack.enter_context(primary(backups, one.name)))
             for one in chosen.manifest.replica_sets
         ]
 
 
 @contextmanager
-def _primary(backups: Backups, set_name: str) -> Iterator[MongoClient]:
+def primary(backups: Backups, set_name: str) -> Iterator[MongoClient]:
+    """A connection to the primary of a set that a restore point is of, with time for a restore."""
     if set_name not in backups.stack.replica_sets:
         raise Refused(
             f"the restore point is of the replica set {set_name!r}, and the pillar declares "
@@ -418,27 +419,32 @@ def _refuse_before(backups: Backups, way: Way, targets: Sequence[Target], overwr
             )
 
 
-def _compare(one: ReplicaSet, loaded: load.Loaded) -> None:
-    """What was sent to the server is what the manifest describes: counts, bytes, content hashes."""
-    wanted = {(n.db, n.collection): (n.count, n.bytes, n.digest) for n in one.namespaces}
+def compare(set_name: str, namespaces: Sequence[Namespace], loaded: load.Loaded) -> None:
+    """What was sent to the server is what the manifest describes: counts, bytes, content hashes.
+
+    Raises OpenHIMError when it is not.
+    """
+    wanted = {(n.db, n.collection): (n.count, n.bytes, n.digest) for n in namespaces}
     found = {(n.db, n.collection): (n.count, n.bytes, n.digest) for n in loaded.namespaces}
     wrong = [
         ".".join(key) for key in sorted(wanted.keys() | found) if wanted.get(key) != found.get(key)
     ]
     if wrong:
         raise OpenHIMError(
-            f"{one.name} was restored, and differs from the manifest in {', '.join(wrong[:5])}; "
+            f"{set_name} was restored, and differs from the manifest in {', '.join(wrong[:5])}; "
             "do not use it, restore another point"
         )
 
 
-def _read_back(one: ReplicaSet, client: MongoClient, exactly: bool) -> None:
+def read_back(
+    set_name: str, namespaces: Sequence[Namespace], client: MongoClient, exactly: bool = True
+) -> None:
     """The majority has as many documents as the manifest says, counted one by one.
 
-    exactly: otherwise there may be more, for OpenHIM runs again.
+    exactly: otherwise there may be more, for OpenHIM runs again. Raises OpenHIMError.
     """
     wrong = []
-    for namespace in one.namespaces:
+    for namespace in namespaces:
         if namespace.type == VIEW:
             continue
         name = namespace.collection
@@ -451,7 +457,7 @@ def _read_back(one: ReplicaSet, client: MongoClient, exactly: bool) -> None:
             wrong.append(f"{namespace.db}.{name} ({count} documents of {namespace.count})")
     if wrong:
         raise OpenHIMError(
-            f"{one.name} was restored, and what is there now differs from the manifest: "
+            f"{set_name} was restored, and what is there now differs from the manifest: "
             f"{', '.join(wrong[:5])}. Does anybody write to it? Stop OpenHIM, and restore again"
         )
 
@@ -484,7 +490,7 @@ def _mark(
 def restored(backups: Backups) -> Sequence[Mapping[str, Any]]:
     """The markers that restores left in the main database, the oldest first."""
     main = backups.stack.databases["main"]
-    with _primary(backups, main.replica_set.name) as client:
+    with primary(backups, main.replica_set.name) as client:
         found = client[main.name][MARKER].find(sort=[("restored_at", 1)])
         return [{k: v for k, v in each.items() if k != "_id"} for each in found]
 

@@ -563,7 +563,7 @@ def restore_collections(only, point="latest", repository=None, rename=None, over
 
     .. code-block:: bash
 
-        salt south-db1 openhim_backup.restore_collections openhim.channels rename='{openhim: rescue}'
+        salt south-db1 openhim_backup.restore_collections openhim.users rename='{openhim: rescue}'
     """
     return extract.extract(
         _backups(),

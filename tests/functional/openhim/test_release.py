@@ -10,6 +10,7 @@ import tarfile
 
 import pytest
 from saltext.openhim.core import release
+from saltext.openhim.errors import OpenHIMError
 
 from tests.functional.openhim.processes import MINION, Loaded
 
@@ -98,6 +99,51 @@ def test_an_archive_is_installed_once_and_made_current(states, stack, tmp_path, 
     for test in (True, False):
         again = states(test)["openhim.installed"]("core", root=str(root))
         assert (again["result"], again["changes"]) == (True, {})
+
+
+def link(name, to, kind=tarfile.SYMTYPE):
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname = kind, to
+    return member
+
+
+def device(name):
+    member = tarfile.TarInfo(name)
+    member.type = tarfile.CHRTYPE
+    return member
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        [tarfile.TarInfo("../evil")],
+        [tarfile.TarInfo("openhim-core/../../evil")],
+        [tarfile.TarInfo("{outside}/evil")],
+        [link("out", "{outside}"), tarfile.TarInfo("out/evil")],
+        [link("out", ".."), tarfile.TarInfo("out/evil")],
+        [link("a/b/up", "../.."), link("out", "a/b/up/.."), tarfile.TarInfo("out/evil")],
+        [link("evil", "{outside}/secret", tarfile.LNKTYPE)],
+        [device("evil")],
+    ],
+    ids=lambda members: " ".join(member.name for member in members),
+)
+def test_nothing_of_an_archive_gets_out_of_its_folder(members, tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "secret").write_text("secret")
+    archive = tmp_path / "core.tar.gz"
+    packed(archive)
+    with tarfile.open(tmp_path / "hostile.tar", "w") as hostile:
+        for member in members:
+            member.name = member.name.format(outside=outside)
+            member.linkname = member.linkname.format(outside=outside)
+            hostile.addfile(member)
+    target = tmp_path / "deep" / "releases" / VERSION
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(OpenHIMError, match="cannot be unpacked"):
+        release.unpack(tmp_path / "hostile.tar", {"version": VERSION}, target)
+    made = set(tmp_path.rglob("*")) - set(before)
+    assert made <= {target.parent.parent, target.parent}
 
 
 def test_what_an_interrupted_installation_left_is_not_taken_for_a_release(states, tmp_path):

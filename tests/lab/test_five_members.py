@@ -142,9 +142,9 @@ def test_a_second_highstate_would_change_nothing_and_changes_nothing(five):
 def test_a_changed_configuration_restarts_the_members_of_a_set_one_after_the_other(five, pillar):
     file = pillar / "openhim" / "production.sls"
     declared = file.read_text()
-    line = "    cache_size_gb: 0.25\n"
+    line = "      setParameter: {shutdownTimeoutMillisForSignaledShutdown: 1000}\n"
     assert declared.count(line) == 1
-    slow = f"{line}    config: {{operationProfiling: {{slowOpThresholdMs: 250}}}}\n"
+    slow = f"{line}      operationProfiling: {{slowOpThresholdMs: 250}}\n"
     before = {host: list(intervals(five, host)) for host in five.managed() if "db" in host}
     file.write_text(declared.replace(line, slow))
     results = highstate(five)

@@ -47,6 +47,8 @@ openhim:
     write_timeout_ms: 5000
     tls: true
     cache_size_gb: 0.25
+    config:   # a mongod that is told to stop gives drivers 15 s to notice; nobody needs them here
+      setParameter: {shutdownTimeoutMillisForSignaledShutdown: 1000}
     users:
       operator:
         secret: mongodb_operator

@@ -53,10 +53,12 @@ def gate(
     own: Sequence[Epoch],
     vouchers: Sequence[Voucher],
     attestation: HostAttestation | None = None,
+    rejoined: str | None = None,
 ) -> Gate:
     """Decide for a host that has booted.
 
-    site: where it stands. A voucher of the same site proves nothing, for what the host has missed,
+    site: where it stands. rejoined: the ID of the epoch in which a rejoin of this host is noted;
+    the gate of a site that was given up opens only after that. A voucher of the same site proves nothing, for what the host has missed,
     that one may have missed with it; this goes for a master inside the site, too.
     """
     learned = tuple(dict.fromkeys([*own, *(e for one in vouchers for e in one.epochs)]))
@@ -64,6 +66,8 @@ def gate(
     if found.problem:
         return Gate(False, None, learned, (found.problem,))
     newest = found.current.id if found.current else None
+    if _given_up(site, found, rejoined):
+        return Gate(False, newest, learned, (_REJOIN.format(site=site),))
     proofs = [one for one in vouchers if not _worthless(site, one, newest)]
     if proofs or (attestation is not None and attestation.epoch == newest):
         return Gate(True, newest, learned, ())
@@ -80,6 +84,14 @@ _WAY_FORWARD = (
     "the gate stays closed until a host at another site that knows the newest epoch answers; where "
     "everything was off, a person who knows attests the epoch on this host"
 )
+
+
+_REJOIN = "{site} was given up, and its data may be of another history; rejoin it"
+
+
+def _given_up(site: str, found: Known, rejoined: str | None) -> bool:
+    newest = found.current
+    return newest is not None and site in newest.lost_sites and rejoined != newest.id
 
 
 def _worthless(site: str, voucher: Voucher, newest: str | None) -> str | None:
@@ -141,6 +153,31 @@ def admission_refusals(
         )
         if wrong
     )
+
+
+def core_refusals(
+    site: str,
+    core_site: str,
+    active_site: str,
+    found: Known,
+    *,
+    gate_open: bool,
+    fenced: bool,
+    rejoined: str | None,
+) -> tuple[str, ...]:
+    """Why a member's host must not let in OpenHIM of another site; empty when it may.
+
+    active_site: by this host's own records. Which core may write is a matter of belief here too:
+    the primary of a history that was given up must not be found by the core of the new one.
+    """
+    reasons = list(_closed_by(core_site, found, active_site))
+    if not gate_open:
+        reasons.append("its gate is closed: prove the newest epoch to it")
+    if fenced:
+        reasons.append("it is fenced: lift the fence by a rejoin")
+    if _given_up(site, found, rejoined):
+        reasons.append(_REJOIN.format(site=site))
+    return tuple(reasons)
 
 
 def _closed_by(site: str, found: Known, active_site: str) -> Iterable[str]:

@@ -76,7 +76,8 @@ class Report:
     epoch was last proven to it, see :mod:`saltext.openhim.recovery.gates`), clock (seconds that its
     clock is ahead of the asker's), holds_data, can_keep_aside (there is room for the data to be
     replaced), egress_denied, diverged (its member has writes which the history has not),
-    kept (those are kept apart), caught_up (its member has all that the primary has), restored (the
+    kept (those are kept apart), rejoined (the ID of the epoch in which a rejoin of it is noted),
+    caught_up (its member has all that the primary has), restored (the
     restore point that its data is). epochs: all records that it has. grants: the leases that it has
     renewed. points_to: the site to which clients are led, as it sees it. proven: the ID of the
     epoch in which a synthetic transaction was sent from here and found again.
@@ -100,6 +101,7 @@ class Report:
     egress_denied: bool | None = None
     diverged: bool | None = None
     kept: bool | None = None
+    rejoined: str | None = None
     caught_up: bool | None = None
     restored: str | None = None
     points_to: str | None = None
@@ -242,11 +244,17 @@ class Evidence:
 
     def knows(self, host: str, epoch_id: str | None) -> bool:
         """Whether a host was heard to have an epoch as the newest (None: that it has none)."""
-        report = self.heard.get(host)
-        if report is None:
-            return False
-        own = known(report.epochs)
-        return not own.conflict and (own.current.id if own.current else None) == epoch_id
+        return host in self._newest and self._newest[host] == epoch_id
+
+    @cached_property
+    def _newest(self) -> dict[str, str | None]:
+        """The newest epoch of each host that was heard and whose records agree."""
+        found = {host: known(report.epochs) for host, report in self.heard.items()}
+        return {
+            host: own.current.id if own.current else None
+            for host, own in found.items()
+            if not own.conflict
+        }
 
     def attested(self, site: str, epoch_ids: Sequence[str | None]) -> Attestation | None:
         """A person's word for a site that was given upon one of these epochs."""

@@ -38,7 +38,7 @@ PROVE = "prove"
 COMPLETE = "complete"
 #: Set the diverged writes of a member aside; empty the member, so that it synchronises anew.
 KEEP, RESYNC = "keep", "resync"
-#: Prove the epoch to a host's gate.
+#: Note the rejoin on a host, and prove the epoch to its gate.
 OPEN = "open"
 KEEP_ASIDE, RESTORE = "keep aside", "restore"
 
@@ -283,6 +283,9 @@ def _primary_there(run: Run) -> Answer | None:
 def _admitted(run: Run) -> Answer | None:
     hosts = run.evidence.layout.at(run.request.site)
     heard = run.evidence.heard
+    fenced = tuple(host for host in hosts if host in heard and heard[host].fenced)
+    if fenced:  # by an earlier recovery, whose fence came late
+        return Step(UNFENCE, fenced, run.id)
     shut = tuple(host for host in hosts if host in heard and heard[host].gate_open is False)
     if shut:
         return Step(OPEN, shut, run.id)
@@ -354,7 +357,14 @@ def _unfenced(run: Run) -> Answer | None:
 
 
 def _opened(run: Run) -> Answer | None:
-    hosts = _at_site(run, lambda host: run.evidence.heard[host].gate_open is not True)
+    """The rejoin is noted, which lets the gate of a site that was given up open."""
+    newest = run.evidence.known.current
+    given_up = newest is not None and run.request.site in newest.lost_sites
+    heard = run.evidence.heard
+    hosts = _at_site(
+        run,
+        lambda h: heard[h].gate_open is not True or (given_up and heard[h].rejoined != run.id),
+    )
     return Step(OPEN, hosts, run.id) if hosts else None
 
 

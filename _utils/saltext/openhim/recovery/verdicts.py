@@ -216,6 +216,7 @@ def _planned(evidence: Evidence, request: Request) -> Reasons:
         yield Reason(f"{request.site} is the active site already; there is nothing to move")
     hosts = tuple(host for host, _ in evidence.layout.hosts)
     yield from _heard(evidence, hosts, "a planned move needs everybody; or use failover")
+    yield from _settled(evidence, hosts)
     yield from _one_primary(evidence)
     for finding in evidence.members.values():
         if finding.state not in ("PRIMARY", SECONDARY):
@@ -223,6 +224,24 @@ def _planned(evidence: Evidence, request: Request) -> Reasons:
                 f"{finding.words}: a healthy member was expected. Rejoin it first, or, if its site "
                 "is lost, use failover"
             )
+    yield from _fenced_here(evidence, request.site)
+
+
+def _fenced_here(evidence: Evidence, site: str) -> Reasons:
+    for host in evidence.layout.at(site):
+        report = evidence.heard.get(host)
+        if report and report.fenced:
+            yield Reason(f"{host} is fenced, and is to take over; lift the fence by a rejoin")
+
+
+def _settled(evidence: Evidence, hosts: tuple[str, ...]) -> Reasons:
+    """A recovery that is under way is finished first; then everybody knows of it."""
+    newest = evidence.known.current
+    if newest and newest.completed_at is None and newest.kind != "withdrawal":
+        yield Reason(f"{newest.words} is not finished; run it again, to its end, first")
+    for host in hosts:
+        if host in evidence.heard and not evidence.knows(host, evidence.reality.epoch):
+            yield Reason(f"{host} does not know the newest epoch; rejoin its site first")
 
 
 def _one_primary(evidence: Evidence) -> Reasons:
@@ -233,6 +252,14 @@ def _one_primary(evidence: Evidence) -> Reasons:
             f"{name} has no primary that anybody sees; one was expected. Wait for the election, or "
             "use failover"
         )
+    for name in sorted(sets):
+        found = [one for one in evidence.primaries if evidence.member(one.subject).set == name]
+        if len(found) > 1:
+            told = "; ".join(finding.words for finding in found)
+            yield Reason(
+                f"{name} has {len(found)} primaries ({told}); one was expected. Fence the one whose "
+                "history is not the newest epoch's"
+            )
 
 
 def _lag(evidence: Evidence, members: tuple[Member, ...]) -> Reasons:
@@ -263,6 +290,7 @@ def _failover(evidence: Evidence, request: Request) -> Reasons:
     for member in targets:
         yield from _can_take_over(evidence, member)
     yield from _lag(evidence, targets)
+    yield from _fenced_here(evidence, request.site)
     yield from _closable(evidence, request)
 
 
@@ -305,8 +333,6 @@ def _can_take_over(evidence: Evidence, member: Member) -> Reasons:
             f"{member.name} has writes of a history that was given up; promoted, they would come "
             "back. Rejoin it first, or choose another site"
         )
-    if report and report.fenced:
-        yield Reason(f"{member.host} is fenced, and is to take over; lift the fence by a rejoin")
 
 
 def _core(evidence: Evidence, request: Request) -> Reasons:

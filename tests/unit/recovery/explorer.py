@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections import deque
 from dataclasses import dataclass, replace
 
@@ -9,7 +10,7 @@ from saltext.openhim.recovery import epochs
 from saltext.openhim.recovery.answers import Done, Refusal, Step, Wait
 from saltext.openhim.recovery.epochs import Epoch
 
-from tests.unit.recovery.world import SITES, State, World, epochs_of, put, register
+from tests.unit.recovery.world import SITES, State, World, Wrong, epochs_of, put, register
 
 
 @dataclass(frozen=True)
@@ -26,36 +27,53 @@ class Finding:
 
 @dataclass
 class Exploration:
-    """How far it came. finding: the first fault, by a shortest schedule; None when there is none."""
+    """How far it came. finding: the first fault, by a shortest schedule; None when there is none.
+    served: the histories that were writable at some time, "day one" for that of before any."""
 
     states: int
     transitions: int
     complete: bool
     finding: Finding | None
     deepest: int = 0
+    served: frozenset[str] = frozenset()
 
 
 def explore(world: World, limit: int = 1_000_000, ways_forward: bool = True) -> Exploration:
     """Breadth first from the start, each state once, until a fault is found or all is seen."""
+    gc.disable()  # millions of tuples, none of them in a cycle
+    try:
+        return _explored(world, limit, ways_forward)
+    finally:
+        gc.enable()
+
+
+def _explored(world: World, limit: int, ways_forward: bool) -> Exploration:
     start = world.start()
     came: dict[State, tuple[State, str] | None] = {start: None}
     queue: deque[State] = deque([start])
     calm = Calm(world)
     transitions = 0
+    served: set[str] = set()
     while queue:
         state = queue.popleft()
         wrong = world.violation(state) or (ways_forward and calm.stuck(state))
+        try:
+            happens = [] if wrong else list(world.events(state))
+        except Wrong as error:
+            happens, wrong = [], str(error)
+        served.update(world.serving(state))
         if wrong:
             found = Finding(wrong, schedule(came, state))
-            return Exploration(len(came), transitions, False, found)
-        for event, after in world.events(state):
+            return Exploration(len(came), transitions, False, found, len(found.schedule))
+        for event, after in happens:
             transitions += 1
             if after not in came:
                 if len(came) >= limit:
-                    return Exploration(len(came), transitions, False, None)
+                    return Exploration(len(came), transitions, False, None, served=frozenset(served))
                 came[after] = (state, event)
                 queue.append(after)
-    return Exploration(len(came), transitions, True, None, len(schedule(came, state)))
+    deepest = len(schedule(came, state))
+    return Exploration(len(came), transitions, True, None, deepest, frozenset(served))
 
 
 def schedule(came: dict[State, tuple[State, str] | None], state: State) -> tuple[str, ...]:
@@ -82,12 +100,16 @@ class Calm:
         rules = replace(world.rules, depth=world.rules.depth + 4, faults=0, flight=1)
         self.world = type(world)(rules)
         self.good: set[State] = set()
-        self.stopped: dict[State, str] = {}
+        self.begun: set[State] = set()
 
     def stuck(self, state: State) -> str | None:
         """Why there is no way forward from a state; None when there is one."""
         seen = []
-        state = self.healed(state)
+        state = self.restored(state)
+        if state in self.begun:
+            return None
+        self.begun.add(state)
+        state = self.settled(state)
         for _ in range(self.PATIENCE):
             if state in self.good:
                 break
@@ -104,14 +126,10 @@ class Calm:
         self.good.update(seen)
         return None
 
-    def healed(self, state: State) -> State:
+    def restored(self, state: State) -> State:
         """With power, network and clocks back, and nothing on its way any more."""
-        for site in range(3):
-            if not state.places[site].power:
-                state = put(state, site, power=True)
-            state = put(state, site, minion=True)
-        calm = state._replace(links=(True,) * 3, clocks=(0, 0, 0), flight=(), faults=0)
-        return self.settled(calm)
+        places = tuple(place._replace(power=True, minion=True) for place in state.places)
+        return State(places, (True,) * 3, state.lease, state.grants, (0, 0, 0), (), 0)
 
     def settled(self, state: State) -> State:
         """After all that hosts do by themselves: gates, mongods, heartbeats, leases."""

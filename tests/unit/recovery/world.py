@@ -81,7 +81,7 @@ class State(NamedTuple):
 class Rules:
     """What a world is like. votes: of each site's member before any recovery. depth: how many epochs
     deep. flight: how many commands may be on their way at once. fault_kinds: what can go wrong.
-    clocks: how far ahead a clock can be set."""
+    clocks: how far ahead a clock can be set, and clock_sites where."""
 
     votes: tuple[int, int, int] = (2, 1, 0)
     leased: bool = True
@@ -92,6 +92,7 @@ class Rules:
     flight: int = 1
     fault_kinds: frozenset[str] = frozenset({"crash", "isolate", "kill", "silence", "repeat"})
     clocks: tuple[int, ...] = ()
+    clock_sites: tuple[int, ...] = (1,)
     requests: tuple[tuple[str, str], ...] = (
         *(("failover", "B"), ("failover", "C"), ("failback", "A"), ("rejoin", "A")),
     )
@@ -110,6 +111,14 @@ class Mongo(NamedTuple):
 
 #: Every epoch that any schedule minted, by its ID, which says all that it depends on.
 MINTED: dict[str, Epoch] = {}
+
+
+class Wrong(Exception):
+    """An answer that must not be given."""
+
+
+#: What is seen from somewhere, and what was answered upon it.
+Sight = tuple[Evidence | None, dict[tuple[str, str], Answer]]
 
 
 class World:
@@ -139,7 +148,8 @@ class World:
                  for s in SITES))
             )
         }  # fmt: skip
-        self._answers: dict[object, Answer] = {}
+        self._sights: dict[object, Sight] = {}
+        self._seen: tuple[object, object, Sight] = (None, None, (None, {}))
         self._known: dict[frozenset[str], Known] = {}
         self._admits: dict[object, bool] = {}
         self._mongo: dict[object, Mongo] = {}
@@ -264,6 +274,11 @@ class World:
             if self.linked(state, core, site) and self.lets_in(state, site, core)
         ]
 
+    def serving(self, state: State) -> set[str]:
+        """By which epochs a site is active that serves."""
+        places = (state.places[core] for _, _, core in self.writable(state))
+        return {self.reality(place).epoch or "day one" for place in places}
+
     def lets_in(self, state: State, site: int, core: int) -> bool:
         """Whether a member's host lets in a core, by its own belief."""
         place = state.places[site]
@@ -279,6 +294,17 @@ class World:
             return f"two writable epochs at once: {self._told(ways)}"
         if len({core for _, _, core in ways}) > 1:
             return f"two cores serve at once: {self._told(ways)}"
+        return self._contradiction(state)
+
+    def _contradiction(self, state: State) -> str | None:
+        """Judged without the library: two records of one number, and nobody has decided."""
+        everything = frozenset(r for p in state.places for r in p.records if r[-1] != "!")
+        minted = [e for one in everything if (e := MINTED[one]).kind != epochs.DECISION]
+        if len({(e.parent, e.declared_by) for e in minted}) < len(minted):
+            return "a recovery was declared twice from one state, by one master"
+        for site, place in enumerate(state.places):
+            if contradicts(place.records) and self.admits(state, site):
+                return f"{SITES[site]} admits clients, though its records contradict each other"
         return None
 
     def _told(self, ways: list[tuple[str | None, int, int]]) -> str:
@@ -291,11 +317,17 @@ class World:
 
     def answer(self, state: State, decider: int, request: tuple[str, str]) -> Answer:
         """What a master at a site would do next; what it cannot see makes no difference."""
-        key = (decider, request, self._visible(state, decider))
-        if key not in self._answers:
-            evidence = self.evidence(state, decider)
-            self._answers[key] = steps.next_step(self.requests[request], evidence)
-        return self._answers[key]
+        last_state, last_decider, sight = self._seen
+        if last_state is not state or last_decider != decider:
+            key = (decider, self._visible(state, decider))
+            if key not in self._sights:
+                self._sights[key] = (self.evidence(state, decider), {})
+            sight = self._sights[key]
+            self._seen = (state, decider, sight)
+        evidence, answers = sight
+        if request not in answers:
+            answers[request] = steps.next_step(self.requests[request], evidence)
+        return answers[request]
 
     def _visible(self, state: State, decider: int) -> object:
         heard = tuple(self.hears(state, decider, i) for i in range(3))
@@ -473,7 +505,7 @@ class World:
             yield f"{name}'s mongod dies", put(less, site, mongod=False)
         if "silence" in kinds and place.minion:
             yield f"{name}'s minion dies", put(less, site, minion=False)
-        for ahead in self.rules.clocks:
+        for ahead in self.rules.clocks if site in self.rules.clock_sites else ():
             if state.clocks[site] != ahead:
                 clocks = _put(state.clocks, site, ahead)
                 yield f"{name}'s clock is set {ahead:+d}", less._replace(clocks=clocks)
@@ -545,6 +577,7 @@ class World:
     def command(self, state: State, decider: int, request: tuple[str, str]) -> Command | None:
         """What a master would send now; None when it waits, has finished, or refuses."""
         answer = self.answer(state, decider, request)
+        self._judge(state, decider, request, answer)
         if not isinstance(answer, Step):
             return None
         if answer.name == steps.MINT:
@@ -554,6 +587,17 @@ class World:
         host = answer.hosts[0] if answer.hosts else MAIN[decider]
         told = payload if answer.name == steps.TELL else frozenset()
         return Command(answer.name, decider, host, answer.epoch, told)
+
+    def _judge(
+        self, state: State, decider: int, request: tuple[str, str], answer: Answer
+    ) -> None:
+        """An answer is a way forward or a reason; where records contradict, only a reason."""
+        heard = [i for i in range(3) if self.hears(state, decider, i)]
+        records = frozenset(r for i in heard for r in state.places[i].records)
+        if contradicts(records) and not isinstance(answer, Refusal):
+            raise Wrong(f"{request} goes on with {answer}, though records contradict each other")
+        if isinstance(answer, Refusal) and not all(len(r) > 20 for r in answer.reasons or ("",)):
+            raise Wrong(f"{request} is refused without a reason: {answer}")
 
     def _deliveries(self, state: State) -> Iterator[tuple[str, State]]:
         for i, command in enumerate(state.flight):
@@ -624,6 +668,13 @@ class World:
         return state
 
 
+def contradicts(records: frozenset[str]) -> bool:
+    """Whether there are two epochs of one number, and no decision."""
+    found = [MINTED[one] for one in records if one[-1] != "!"]
+    numbers = {epoch.number for epoch in found}
+    return len(numbers) < len(found) and not any(e.kind == epochs.DECISION for e in found)
+
+
 def _main_fenced(place: Place, site: int) -> bool:
     """Whether the host with a site's member is fenced."""
     return bool(place.fences & (1 << len(HOSTS[site]) - 1))
@@ -657,6 +708,7 @@ def mint(
     if isinstance(made, Refusal):
         return made
     given = f" without {'+'.join(lost)}" if lost else ""
+    given += " with a lease" if made.witnesses else ""
     upon = f" upon {made.parent}" if made.parent else ""
     return replace(made, id=f"[{made.number}: {kind} to {site} by {decider}{given}{upon}]")
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 from saltext.openhim.errors import OpenHIMError, Refused
@@ -49,13 +50,16 @@ class Epoch:
     reason: str
     declared_at: str
     disrupted_at: str | None = None
-    evidence: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    result: Mapping[str, Any] | None = field(default=None, hash=False)
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+    result: Mapping[str, Any] | None = None
     completed_at: str | None = None
     fork_point: str | None = None
     config_digest: str | None = None
     witnesses: tuple[str, ...] = ()
     rejects: tuple[str, ...] = ()
+
+    def __hash__(self) -> int:
+        return hash((self.number, self.id))
 
     @classmethod
     def read(cls, entry: Mapping[str, Any]) -> Epoch:
@@ -115,6 +119,12 @@ def known(records: Iterable[Epoch]) -> Known:
     ancestor of it. One whose number the chain does not reach (a place keeps only its newest) is
     older.
     """
+    return _known(tuple(records))
+
+
+@lru_cache(maxsize=1024)
+def _known(records: tuple[Epoch, ...]) -> Known:
+    """Every host's records are judged in every decision, and they hardly differ."""
     by_id: dict[str, Epoch] = {}
     for epoch in records:
         other = by_id.setdefault(epoch.id, epoch)

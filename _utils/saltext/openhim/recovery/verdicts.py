@@ -234,11 +234,16 @@ def _fenced_here(evidence: Evidence, site: str) -> Reasons:
             yield Reason(f"{host} is fenced, and is to take over; lift the fence by a rejoin")
 
 
-def _settled(evidence: Evidence, hosts: tuple[str, ...]) -> Reasons:
-    """A recovery that is under way is finished first; then everybody knows of it."""
+def _finished(evidence: Evidence) -> Reasons:
+    """Until then nobody knows which writes the history has, and which it has not."""
     newest = evidence.known.current
     if newest and newest.completed_at is None and newest.kind != "withdrawal":
         yield Reason(f"{newest.words} is not finished; run it again, to its end, first")
+
+
+def _settled(evidence: Evidence, hosts: tuple[str, ...]) -> Reasons:
+    """A recovery that is under way is finished first; then everybody knows of it."""
+    yield from _finished(evidence)
     for host in hosts:
         if host in evidence.heard and not evidence.knows(host, evidence.reality.epoch):
             yield Reason(f"{host} does not know the newest epoch; rejoin its site first")
@@ -433,6 +438,7 @@ def _rebuild(evidence: Evidence, request: Request) -> Reasons:
 def _rejoin(evidence: Evidence, request: Request) -> Reasons:
     yield from _site(evidence, request)
     yield from _heard(evidence, evidence.layout.at(request.site), "it is to rejoin")
+    yield from _finished(evidence)
     if request.site == evidence.reality.active_site:
         yield Reason(f"{request.site} is the active site; only others rejoin it")
     for host in _with_members(evidence, request.site):

@@ -10,7 +10,8 @@ from saltext.openhim.recovery import epochs
 from saltext.openhim.recovery.answers import Done, Refusal, Step, Wait
 from saltext.openhim.recovery.epochs import Epoch
 
-from tests.unit.recovery.world import SITES, State, World, Wrong, epochs_of, put, register
+from tests.unit.recovery.world import SITES, Command, State, World, Wrong, epochs_of, put, register
+from tests.unit.recovery.worlds import LATE, WORLDS
 
 
 @dataclass(frozen=True)
@@ -38,17 +39,21 @@ class Exploration:
     served: frozenset[str] = frozenset()
 
 
-def explore(world: World, limit: int = 1_000_000, ways_forward: bool = True) -> Exploration:
+def explore(
+    world: World,
+    limit: int = 1_000_000,
+    ways_forward: bool = True,
+    start: State | None = None,
+) -> Exploration:
     """Breadth first from the start, each state once, until a fault is found or all is seen."""
     gc.disable()  # millions of tuples, none of them in a cycle
     try:
-        return _explored(world, limit, ways_forward)
+        return _explored(world, limit, ways_forward, start or world.start())
     finally:
         gc.enable()
 
 
-def _explored(world: World, limit: int, ways_forward: bool) -> Exploration:
-    start = world.start()
+def _explored(world: World, limit: int, ways_forward: bool, start: State) -> Exploration:
     came: dict[State, tuple[State, str] | None] = {start: None}
     queue: deque[State] = deque([start])
     calm = Calm(world)
@@ -69,11 +74,23 @@ def _explored(world: World, limit: int, ways_forward: bool) -> Exploration:
             transitions += 1
             if after not in came:
                 if len(came) >= limit:
-                    return Exploration(len(came), transitions, False, None, served=frozenset(served))
+                    return Exploration(
+                        len(came), transitions, False, None, served=frozenset(served)
+                    )
                 came[after] = (state, event)
                 queue.append(after)
     deepest = len(schedule(came, state))
     return Exploration(len(came), transitions, True, None, deepest, frozenset(served))
+
+
+def explore_named(name: str, limit: int = 1_000_000, ways_forward: bool = True) -> Exploration:
+    """Explore one of :data:`tests.unit.recovery.worlds.WORLDS`, from where its schedules begin."""
+    world = World(WORLDS[name])
+    late = LATE.get(name)
+    start = None if late is None else Calm(world).failed_over(*late)
+    if start is not None:
+        start = start._replace(faults=world.rules.faults)
+    return explore(world, limit, ways_forward, start)
 
 
 def schedule(came: dict[State, tuple[State, str] | None], state: State) -> tuple[str, ...]:
@@ -126,9 +143,28 @@ class Calm:
         self.good.update(seen)
         return None
 
+    def failed_over(self, *late: tuple[str, str]) -> State:
+        """A was lost, B serves, and A is back and has rejoined: where the way back begins.
+
+        late: commands (name, host) of the failover that were sent twice and are still on their way.
+        """
+        state = self.world.start()
+        lost = put(state, 0, power=False, minion=False, mongod=False, core=False, gate=False)
+        state = lost._replace(lease=0)
+        while not isinstance(self.world.answer(state, 1, ("failover", "B")), Done):
+            command = self.world.command(state, 1, ("failover", "B"))
+            assert command, self._why(state)
+            state = self.settled(self.world.done(state, command))
+        state = self.settled(self.restored(state))
+        while (after := self.onwards(state)) and after != state:
+            state = self.settled(after)
+        epoch = state.places[1].admitted
+        flight = tuple(Command(name, 1, host, epoch, frozenset()) for name, host in late)
+        return state._replace(flight=flight)
+
     def restored(self, state: State) -> State:
         """With power, network and clocks back, and nothing on its way any more."""
-        places = tuple(place._replace(power=True, minion=True) for place in state.places)
+        places = tuple(p._replace(power=True, minion=True, deaf=False) for p in state.places)
         return State(places, (True,) * 3, state.lease, state.grants, (0, 0, 0), (), 0)
 
     def settled(self, state: State) -> State:

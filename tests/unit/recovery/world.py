@@ -38,7 +38,9 @@ ALL_FENCED = tuple((1 << len(hosts)) - 1 for hosts in HOSTS)
 
 class Place(NamedTuple):
     """One site. fences: a bit per host. records: IDs, with "!" those of completed epochs. config,
-    data: the epoch in whose name its member was configured, and whose history its data is."""
+    data: the epoch in whose name its member was configured, and whose history its data is. deaf:
+    the minion of the main host is dead, and others' are not; side: what those were told meanwhile.
+    """
 
     power: bool = True
     minion: bool = True
@@ -51,6 +53,8 @@ class Place(NamedTuple):
     config: str | None = None
     data: str | None = None
     rejoined: str | None = None
+    deaf: bool = False
+    side: frozenset[str] = frozenset()
 
 
 class Command(NamedTuple):
@@ -81,7 +85,8 @@ class State(NamedTuple):
 class Rules:
     """What a world is like. votes: of each site's member before any recovery. depth: how many epochs
     deep. flight: how many commands may be on their way at once. fault_kinds: what can go wrong.
-    clocks: how far ahead a clock can be set, and clock_sites where."""
+    clocks: how far ahead a clock can be set, and clock_sites where. fault_sites: to which sites all
+    else can happen."""
 
     votes: tuple[int, int, int] = (2, 1, 0)
     leased: bool = True
@@ -93,6 +98,7 @@ class Rules:
     fault_kinds: frozenset[str] = frozenset({"crash", "isolate", "kill", "silence", "repeat"})
     clocks: tuple[int, ...] = ()
     clock_sites: tuple[int, ...] = (1,)
+    fault_sites: tuple[int, ...] = (0, 1, 2)
     requests: tuple[tuple[str, str], ...] = (
         *(("failover", "B"), ("failover", "C"), ("failback", "A"), ("rejoin", "A")),
     )
@@ -217,7 +223,10 @@ class World:
         meets = tuple(tuple(reach[i][j] and up[i] and up[j] for j in range(3)) for i in range(3))
         primaries = tuple(self._elected(i, meets, configs) for i in range(3))
         looks = tuple(
-            tuple(_look(i, j, reach[i][j] and up[j], up[j], primaries[j], configs[j]) for j in range(3))
+            tuple(
+                _look(i, j, reach[i][j] and up[j], up[j], primaries[j], configs[j])
+                for j in range(3)
+            )
             for i in range(3)
         )
         return Mongo(meets, primaries, looks)
@@ -233,6 +242,11 @@ class World:
         first = min(agree, key=lambda i: (i != wanted, i), default=None)
         return site == first and sum(votes[i] for i in agree) * 2 > sum(votes)
 
+    def hears_host(self, state: State, one: int, other: int, host: str) -> bool:
+        """The same of one host; a site's main host may be deaf alone."""
+        deaf = state.places[other].deaf and host == MAIN[other]
+        return not deaf and self.hears(state, one, other)
+
     def votes(self, config: str | None) -> tuple[int, int, int]:
         """Who votes in a configuration: a forced one has a single voter."""
         epoch = MINTED[config] if config else None
@@ -243,17 +257,23 @@ class World:
     def admits(self, state: State, site: int, host: int | None = None) -> bool:
         """Whether a site's firewall admits clients, by its own belief."""
         place = state.places[site]
-        fenced = bool(place.fences & (1 << host)) if host is not None else (
-            place.fences == ALL_FENCED[site]
-        )
+        fenced, records = place.fences == ALL_FENCED[site], place.records
+        if host is not None:
+            fenced = bool(place.fences & (1 << host))
+            records = self.told(place, site, host)
         left = state.lease if site == 0 else 0
-        key = (site, place.records, place.gate, place.admitted, fenced, left > 0)
+        key = (site, records, place.gate, place.admitted, fenced, left > 0)
         if key not in self._admits:
             self._admits[key] = not gates.admission_refusals(
-                self.layout, SITES[site], self.known(place.records), gate_open=place.gate,
+                self.layout, SITES[site], self.known(records), gate_open=place.gate,
                 fenced=fenced, admitted=place.admitted, lease_left=left,
             )  # fmt: skip
         return place.power and self._admits[key]
+
+    def told(self, place: Place, site: int, host: int) -> frozenset[str]:
+        """The records of one host."""
+        main = host == len(HOSTS[site]) - 1
+        return place.records if main else place.records | place.side
 
     def vouches(self, state: State, site: int) -> bool:
         """Whether a place knows that its epoch is the newest."""
@@ -344,7 +364,9 @@ class World:
     def evidence(self, state: State, decider: int) -> Evidence:
         """What is seen from a site. A person attests that a site is off, if it is."""
         reports = [
-            self._report(state, i, n) if self.hears(state, decider, i) else Report(host, False)
+            self._report(state, i, n)
+            if self.hears_host(state, decider, i, host)
+            else Report(host, False)
             for i, hosts in enumerate(HOSTS)
             for n, host in enumerate(hosts)
         ]
@@ -378,7 +400,7 @@ class World:
             site=SITES[site],
             members=looks,
             cores=core if host == len(HOSTS[site]) - 1 else (),
-            epochs=epochs_of(place.records),
+            epochs=epochs_of(self.told(place, site, host)),
             grants=self._grants(state, site),
             gate_open=place.gate,
             fenced=bool(place.fences & (1 << host)),
@@ -443,11 +465,16 @@ class World:
 
     def _returns(self, state: State, site: int) -> Iterator[tuple[str, State]]:
         place, name = state.places[site], SITES[site]
+        if state.clocks[site]:
+            right = _put(state.clocks, site, 0)
+            yield f"{name}'s clock is set right", state._replace(clocks=right)
         if not place.power:
             yield f"{name} boots, closed", put(state, site, power=True)
             return
         if not place.minion:
             yield f"{name}'s minion starts", put(state, site, minion=True)
+        if place.deaf:
+            yield f"the minion of {MAIN[site]} starts", put(state, site, deaf=False)
         if not place.gate:
             yield from self._gate(state, site)
         elif not place.mongod:
@@ -477,10 +504,8 @@ class World:
         word = gates.HostAttestation("Ada", self.truth(state)) if by_word else None
         if by_word and self.truth(state) == "?":
             return None
-        found = gates.gate(
-            SITES[site], epochs_of(place.records), vouchers, word, place.rejoined
-        )
-        learned = place.records | frozenset(r for i in others for r in state.places[i].records)
+        found = gates.gate(SITES[site], epochs_of(place.records), vouchers, word, place.rejoined)
+        learned = place.records | records_of(found.learned)
         if not found.opens:
             return put(state, site, records=learned) if learned != place.records else None
         runs = reality(self.layout, self.known(learned).current).active_site == SITES[site]
@@ -495,20 +520,28 @@ class World:
     def _faults(self, state: State, site: int) -> Iterator[tuple[str, State]]:
         place, name, kinds = state.places[site], SITES[site], self.rules.fault_kinds
         less = state._replace(faults=state.faults - 1)
+        yield from self._clock_faults(state, less, site)
+        if site not in self.rules.fault_sites:
+            return
         if "crash" in kinds and place.power:
-            dead = put(less, site, power=False, minion=False, mongod=False, core=False, gate=False)
+            off = dict.fromkeys(("power", "minion", "mongod", "core", "gate", "deaf"), False)
+            dead = put(less, site, **off)
             yield f"{name} loses power", dead._replace(lease=0) if site == 0 else dead
         if "isolate" in kinds and any(self.linked(state, site, i) for i in range(3) if i != site):
             links = tuple(up and site not in PAIRS[i] for i, up in enumerate(state.links))
             yield f"{name} is cut off", less._replace(links=links)
         if "kill" in kinds and place.mongod:
             yield f"{name}'s mongod dies", put(less, site, mongod=False)
+        if "deafen" in kinds and len(HOSTS[site]) > 1 and place.minion and not place.deaf:
+            yield f"the minion of {MAIN[site]} dies", put(less, site, deaf=True)
         if "silence" in kinds and place.minion:
             yield f"{name}'s minion dies", put(less, site, minion=False)
+
+    def _clock_faults(self, state: State, less: State, site: int) -> Iterator[tuple[str, State]]:
         for ahead in self.rules.clocks if site in self.rules.clock_sites else ():
-            if state.clocks[site] != ahead:
+            if ahead and state.clocks[site] != ahead:
                 clocks = _put(state.clocks, site, ahead)
-                yield f"{name}'s clock is set {ahead:+d}", less._replace(clocks=clocks)
+                yield f"{SITES[site]}'s clock is set {ahead:+d}", less._replace(clocks=clocks)
 
     def _mongodb(self, state: State) -> Iterator[tuple[str, State]]:
         """A member hears of a newer configuration; its data follows the primary's, unless it has
@@ -588,9 +621,7 @@ class World:
         told = payload if answer.name == steps.TELL else frozenset()
         return Command(answer.name, decider, host, answer.epoch, told)
 
-    def _judge(
-        self, state: State, decider: int, request: tuple[str, str], answer: Answer
-    ) -> None:
+    def _judge(self, state: State, decider: int, request: tuple[str, str], answer: Answer) -> None:
         """An answer is a way forward or a reason; where records contradict, only a reason."""
         heard = [i for i in range(3) if self.hears(state, decider, i)]
         records = frozenset(r for i in heard for r in state.places[i].records)
@@ -604,7 +635,8 @@ class World:
             rest = state._replace(flight=state.flight[:i] + state.flight[i + 1 :])
             words = f"{command.name!r} for {command.host}"
             yield f"{words} is lost", rest
-            if not self.hears(state, command.sender, SITES.index(SITE_OF[command.host])):
+            site = SITES.index(SITE_OF[command.host])
+            if not self.hears_host(state, command.sender, site, command.host):
                 continue
             done = self.done(rest, command)
             if done != rest:
@@ -619,10 +651,13 @@ class World:
         place = state.places[site]
         if command.name == steps.MINT:
             return self._mint(state, site, command.payload)
+        if command.name == steps.TELL and place.deaf:
+            return put(state, site, side=place.side | command.payload)
         if command.name == steps.TELL:
             return put(state, site, records=place.records | command.payload)
         if command.epoch is not None:
-            if epochs.disobedience(epochs_of(place.records), command.epoch):
+            told = self.told(place, site, HOSTS[site].index(command.host))
+            if epochs.disobedience(epochs_of(told), command.epoch):
                 return state
         elif self.known(place.records) != Known(None):
             return state
@@ -729,6 +764,11 @@ def epochs_of(records: frozenset[str]) -> tuple[Epoch, ...]:
         for one in sorted(records)
         if not one.endswith("!")
     )
+
+
+def records_of(found: tuple[Epoch, ...]) -> frozenset[str]:
+    """The records that have some epochs, the other way round."""
+    return frozenset(e.id for e in found) | frozenset(f"{e.id}!" for e in found if e.completed_at)
 
 
 def number(epoch_id: str | None) -> int:

@@ -29,10 +29,15 @@ WORLDS: dict[str, Rules] = {
     "twice": Rules(
         faults=2, deciders=(2,), requests=TWICE, leased=False, fault_kinds=frozenset({"crash"})
     ),
-    # Minions and mongods die one by one, and what is told to one host is not told to the other.
-    "half silent": Rules(
-        faults=1, deciders=(1,), requests=AND_BACK, leased=False,
+    # Minions and mongods die one by one.
+    "host by host": Rules(
+        faults=2, deciders=(1,), requests=(("failover", "B"), ("rejoin", "A")), depth=1,
         fault_kinds=frozenset({"kill", "silence"}),
+    ),
+    # What is told to one host of a site is not told to the other.
+    "half deaf": Rules(
+        faults=2, deciders=(1,), requests=(("failover", "B"),), leased=False, depth=1,
+        fault_kinds=frozenset({"kill", "deafen"}),
     ),
     # Two people, two masters, two sites to go to.
     "two masters": Rules(
@@ -40,18 +45,29 @@ WORLDS: dict[str, Rules] = {
         fault_kinds=frozenset({"crash"}),
     ),
     # Commands that arrive twice, and late.
-    "late": Rules(
-        faults=2, flight=2, deciders=(1,), requests=AND_BACK, leased=False,
+    "repeated": Rules(
+        faults=2, flight=2, deciders=(1,), requests=(("failover", "B"),), leased=False, depth=1,
         fault_kinds=frozenset({"crash", "repeat"}),
+    ),
+    "late promotion": Rules(faults=0, flight=2, deciders=(1,), requests=AND_BACK, leased=False),
+    "late fence": Rules(faults=0, flight=2, deciders=(1,), requests=AND_BACK, leased=False),
+    # The way back, while things go on to fail.
+    "back": Rules(
+        faults=1, deciders=(1,), requests=(*AND_BACK, ("failover", "A")), leased=False,
+        fault_kinds=frozenset({"crash", "isolate"}),
     ),
     # Clocks that differ as much as they may, and more.
     "clocks": Rules(
-        faults=2, clocks=(0, 1), skew=1, deciders=(1,), requests=(("failover", "B"),), depth=1,
-        fault_kinds=frozenset({"isolate"}),
+        faults=2, clocks=(1,), skew=1, deciders=(1,), requests=(("failover", "B"),), depth=1,
+        fault_kinds=frozenset({"isolate"}), fault_sites=(0,),
+    ),
+    "slow clock": Rules(
+        faults=2, clocks=(-3,), skew=1, deciders=(1,), requests=(("failover", "B"),), depth=1,
+        fault_kinds=frozenset({"isolate"}), fault_sites=(0,),
     ),
     "wrong clocks": Rules(
-        faults=2, clocks=(-3, 0, 3), skew=1, deciders=(1,), requests=(("failover", "B"),), depth=1,
-        fault_kinds=frozenset({"isolate"}),
+        faults=2, clocks=(3,), skew=1, deciders=(1,), requests=(("failover", "B"),), depth=1,
+        fault_kinds=frozenset({"isolate"}), fault_sites=(0,),
     ),
     # MongoDB elects by itself, and only OpenHIM has to follow.
     "elected": Rules(
@@ -60,3 +76,10 @@ WORLDS: dict[str, Rules] = {
         fault_kinds=frozenset({"crash", "isolate"}),
     ),
 }  # fmt: skip
+
+#: Worlds that begin after a failover to B and the rejoin of A, and what of it is still on its way.
+LATE: dict[str, tuple[tuple[str, str], ...]] = {
+    "late promotion": (("promote", "b-main"),),
+    "late fence": (("fence", "a-db2"),),
+    "back": (),
+}

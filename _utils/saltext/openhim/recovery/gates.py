@@ -58,8 +58,9 @@ def gate(
     """Decide for a host that has booted.
 
     site: where it stands. rejoined: the ID of the epoch in which a rejoin of this host is noted;
-    the gate of a site that was given up opens only after that. A voucher of the same site proves nothing, for what the host has missed,
-    that one may have missed with it; this goes for a master inside the site, too.
+    the gate of a site that was given up opens only after that. A voucher of the same site proves
+    nothing, for what the host has missed, that one may have missed with it; this goes for a master
+    inside the site, too.
     """
     learned = tuple(dict.fromkeys([*own, *(e for one in vouchers for e in one.epochs)]))
     found = known(learned)

@@ -262,8 +262,8 @@ def _one_primary(evidence: Evidence) -> Reasons:
         if len(found) > 1:
             told = "; ".join(finding.words for finding in found)
             yield Reason(
-                f"{name} has {len(found)} primaries ({told}); one was expected. Fence the one whose "
-                "history is not the newest epoch's"
+                f"{name} has {len(found)} primaries ({told}); one was expected. Fence the one "
+                "whose history is not the newest epoch's"
             )
 
 

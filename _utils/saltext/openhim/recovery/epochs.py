@@ -92,7 +92,8 @@ class Known:
     """What all records together say.
 
     current: the highest epoch, None when there never was one, or when there is a conflict.
-    conflict: the epochs of which a person must choose one; empty when there is none.
+    conflict: the newest epochs of the histories of which a person must choose one; empty when there
+    is only one history.
     """
 
     current: Epoch | None
@@ -134,18 +135,27 @@ def _known(records: tuple[Epoch, ...]) -> Known:
     if not by_id:
         return Known(None)
     highest = max(epoch.number for epoch in by_id.values())
-    tops = sorted((e for e in by_id.values() if e.number == highest), key=lambda e: e.id)
-    if len(tops) > 1:
-        return Known(None, tuple(tops))
-    chain = _line(tops[0], by_id)
+    tops = [epoch for epoch in by_id.values() if epoch.number == highest]
+    chain = [epoch for top in tops for epoch in _line(top, by_id)]
+    rivals = [*tops, *_beside(chain, by_id)] if len(tops) > 1 else _beside(chain, by_id)
+    if not rivals:
+        return Known(tops[0])
+    parents = {one.parent for epoch in rivals for one in _line(epoch, by_id)}
+    ends = {epoch.id: epoch for epoch in (*tops, *rivals) if epoch.id not in parents}
+    return Known(None, tuple(sorted(ends.values(), key=lambda e: (e.number, e.id))))
+
+
+def _beside(chain: Sequence[Epoch], by_id: Mapping[str, Epoch]) -> list[Epoch]:
+    """What has a number of the chain, is not in it, and was not rejected, nor an ancestor of it."""
+    numbers, ids = {epoch.number for epoch in chain}, {epoch.id for epoch in chain}
     rejected = {one for epoch in chain for one in epoch.rejects}
-    numbers = {epoch.number: epoch for epoch in chain}
-    for _, epoch in sorted(by_id.items()):
-        same = numbers.get(epoch.number)
-        beside = same is not None and same.id != epoch.id
-        if beside and same and not rejected & {one.id for one in _line(epoch, by_id)}:
-            return Known(None, (same, epoch))
-    return Known(tops[0])
+    return [
+        epoch
+        for epoch in by_id.values()
+        if epoch.number in numbers
+        and epoch.id not in ids
+        and not rejected & {one.id for one in _line(epoch, by_id)}
+    ]
 
 
 def _same_decision(one: Epoch, other: Epoch) -> bool:
@@ -258,8 +268,19 @@ def decided(
         declared_at=declared_at,
         result=None,
         completed_at=None,
-        rejects=tuple(sorted(epoch.id for epoch in conflict if epoch.id != real.id)),
+        rejects=_rejected(records, real, conflict),
     )
+
+
+def _rejected(
+    records: Iterable[Epoch], chosen: Epoch, conflict: Iterable[Epoch]
+) -> tuple[str, ...]:
+    """All that belongs to the other histories alone, and what those had rejected themselves."""
+    by_id = {epoch.id: epoch for epoch in records}
+    kept = {epoch.id for epoch in _line(chosen, by_id)}
+    lines = [one for epoch in conflict for one in _line(epoch, by_id)]
+    found = {one.id for one in lines} | {rejected for one in lines for rejected in one.rejects}
+    return tuple(sorted(found - kept))
 
 
 def disobedience(records: Iterable[Epoch], epoch_id: str) -> str | None:

@@ -58,6 +58,13 @@ def _some_host_is_enough(patch: Patch) -> None:
     patch.setattr(closed, "_by_its_hosts", some)
 
 
+def _only_the_lost_site(patch: Patch) -> None:
+    """Other sites are not asked, though one of them may vouch for the older epoch."""
+    patch.setattr(
+        steps.Run, "others", property(lambda run: run.epoch.lost_sites if run.epoch else ())
+    )
+
+
 def _no_skew(patch: Patch) -> None:
     patch.setattr(leases, "_left", lambda evidence, left: left)
 
@@ -146,6 +153,7 @@ MUTATIONS = (
     ),
     Mutation("unknown counts as dead", _unknown_is_dead, "cut off without a lease", TWO),
     Mutation("one fenced host closes a site", _some_host_is_enough, "half deaf", TWO),
+    Mutation("only the lost site is closed", _only_the_lost_site, "a third site", TWO),
     Mutation("the lease's skew is forgotten", _no_skew, "clocks", TWO),
     Mutation("a wrong clock is trusted", _clocks_agree_always, "wrong clocks", TWO),
     Mutation("a slow witness renews", _renewed_in_spite_of_clocks, "slow clock", TWO),

@@ -20,7 +20,7 @@ QUICK = (
 )  # fmt: skip
 
 #: How many states of the larger worlds are seen each time.
-BEGINNING = 1500
+BEGINNING = 1000
 
 #: Which worlds end two epochs deep, with the service where it was before.
 AND_BACK = ("cut off", "power", "back", "elected")
@@ -57,7 +57,7 @@ def test_no_schedule_of_a_larger_world_does_so(name):
 @pytest.mark.nightly
 @pytest.mark.parametrize("leased", [True, False])
 def test_no_schedule_with_two_faults_of_any_kind_does_so(leased):
-    found = explore(World(Rules(faults=2, flight=2, leased=leased, cut_links=True)), limit=400_000)
+    found = explore(World(Rules(faults=2, flight=2, leased=leased, cut_links=True)), limit=150_000)
     assert found.finding is None, str(found.finding)
 
 

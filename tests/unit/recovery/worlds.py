@@ -25,6 +25,11 @@ WORLDS: dict[str, Rules] = {
     "a master in each site": Rules(
         faults=1, requests=(("failover", "B"),), fault_kinds=frozenset({"isolate"})
     ),
+    # One site is lost, and another is cut off.
+    "a third site": Rules(
+        faults=2, deciders=(1,), requests=(("failover", "B"),), leased=False, depth=1,
+        fault_kinds=frozenset({"crash", "isolate"}),
+    ),
     # The site that took over is lost too.
     "twice": Rules(
         faults=2, deciders=(2,), requests=TWICE, leased=False, fault_kinds=frozenset({"crash"})

@@ -44,10 +44,7 @@ def history(stack: str, directory: str | Path = DIRECTORY) -> list[Epoch]:
     except OSError as error:
         raise OpenHIMError(f"the recovery record {path} cannot be read: {error}") from error
     try:
-        return [
-            Epoch(**{**entry, "lost_sites": tuple(entry["lost_sites"])})
-            for entry in json.loads(text)
-        ]
+        return [Epoch.read(entry) for entry in json.loads(text)]
     except (ValueError, TypeError, KeyError) as error:
         raise OpenHIMError(
             f"the recovery record {path} is damaged ({error}); restore it from a copy before you "

@@ -136,7 +136,7 @@ class SaltMaster:
     def salt(
         self,
         target: str | Sequence[str],
-        function: str,
+        function: str | Sequence[str],
         *args: object,
         timeout: float = 600,
         patience: int = 20,
@@ -150,6 +150,7 @@ class SaltMaster:
         answer in ``self.missing``. Arguments do not appear in any process list.
 
         :param target: a glob, or a list of minions
+        :param function: its name, or those of several without arguments, which run in that order
         :param timeout: seconds for everything
         :param patience: seconds without a result after which Salt asks minions whether they still
             work on it
@@ -161,8 +162,8 @@ class SaltMaster:
         request = {
             "tgt": target if isinstance(target, str) else list(target),
             "tgt_type": "glob" if isinstance(target, str) else "list",
-            "fun": function,
-            "arg": args,
+            "fun": function if isinstance(function, str) else list(function),
+            "arg": args if isinstance(function, str) else [[] for _ in function],
             "kwarg": kwargs,
             "timeout": patience,
         }

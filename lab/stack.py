@@ -31,6 +31,9 @@ ARTIFACTS = "/srv/artifacts"
 SECRETS = "/srv/secrets"
 APT = "/srv/apt"
 
+#: What minions get from the file server.
+SYNCHRONISED = ("utils", "modules", "states", "beacons")
+
 #: Each site's laboratory, to which OpenHIM forwards orders: site → address (the pillar's routes).
 UPSTREAMS = {"north": "10.20.1.31", "south": "10.20.2.31"}
 UPSTREAM_PORT = 8090
@@ -120,7 +123,9 @@ def _start_salt(lab: Lab) -> SaltMaster:
     )
     master.start()
     master.run("saltutil.sync_all")
-    master.salt("*", "saltutil.sync_all")
+    # As saltutil.sync_all does, without the dozen kinds of modules that are not here: it asks the
+    # master for each of them, and for each a minion loads its private key anew.
+    master.salt("*", [f"saltutil.sync_{kind}" for kind in SYNCHRONISED])
     return master
 
 

@@ -10,7 +10,7 @@ from contextlib import closing
 from dataclasses import replace
 from datetime import datetime, timezone
 
-from saltext.openhim.backup.repository import NotStored, Repository, Snapshot, Stored
+from saltext.openhim.backup.repository import NotStored, Repository, Snapshot, Streamed
 
 
 class Memory(Repository):
@@ -19,29 +19,36 @@ class Memory(Repository):
     def __init__(self, name):
         super().__init__(name, f"the password of {name}", cache_dir=None)
         self.held = {}
+        self.streams = 0
         self.before = lambda verb, about: None
 
     def repository_id(self):
         return self.url
 
-    def store_stream(self, producer, filename, tags=(), host=None, time=None):
+    def stream(self, producer, filename, tags=(), host=None, time=None):
         self.before("store", tuple(tags))
+        self.streams += 1
+        token = f"store={self.streams}-{self.url}"
         out = io.BytesIO()
         producer(out)
         data = out.getvalue()
         tree = hashlib.sha256(filename.encode() + data).hexdigest()
         snapshot = Snapshot(
             hashlib.sha256(f"{self.url} {len(self.held)} {tree}".encode()).hexdigest(),
-            time or datetime.now(timezone.utc), tree, tuple(tags), host or "here",
+            time or datetime.now(timezone.utc), tree, (*tags, token), host or "here",
         )  # fmt: skip
         self.held[snapshot.id] = (snapshot, filename, data)
-        return Stored(snapshot.id, tree, len(data), hashlib.sha256(data).hexdigest())
+        return Streamed(token, len(data), hashlib.sha256(data).hexdigest())
 
     def read(self, snapshot, filename):
         self.before("read", filename)
         if snapshot not in self.held or self.held[snapshot][1] != filename:
             raise NotStored("the repository does not hold that snapshot, or not that file in it")
         return closing(io.BytesIO(self.held[snapshot][2])).__enter__()
+
+    def read_streamed(self, streamed, filename):
+        found = [one for one, *_ in self.held.values() if streamed.token in one.tags]
+        return self.read(found[0].id, filename)
 
     def snapshots(self, tags=(), damaged=None):
         self.before("snapshots", tuple(tags))

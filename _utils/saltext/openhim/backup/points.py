@@ -45,6 +45,7 @@ from saltext.openhim.backup.repository import (
     ResticMissing,
     Snapshot,
     Stored,
+    Streamed,
     WrongPassword,
 )
 from saltext.openhim.backup.verification import Verification
@@ -267,7 +268,8 @@ class Taking:
         self.started = datetime.now(timezone.utc)
         self._clock = clock.monotonic()
         self.id = new_id(self.started)
-        self._parts: list[Part] = []
+        #: Part, its file's name, and what was stored of it.
+        self._streamed: list[tuple[str, str, Streamed]] = []
         self._replica_sets: list[ReplicaSet] = []
         self._files: list[File] = []
         self.committed: RestorePoint | None = None
@@ -301,8 +303,7 @@ class Taking:
         The producer's error is raised, and then the part is not there.
         """
         answers: list[_Result] = []
-        stored = self._store(part, part, lambda out: answers.append(producer(out)))
-        self._parts.append(stored)
+        self._store(part, part, lambda out: answers.append(producer(out)))
         return answers[0]
 
     def store_dump(self, replica_set: str, producer: Callable[[BinaryIO], Any]) -> Any:
@@ -316,8 +317,7 @@ class Taking:
         """Store files and folders as one tar archive, each hashed as it is stored."""
         wanted = _walked(paths)
         found: list[File] = []
-        stored = self._store(FILES, FILES_FILENAME, lambda out: found.extend(_tar(wanted, out)))
-        self._parts.append(stored)
+        self._store(FILES, FILES_FILENAME, lambda out: found.extend(_tar(wanted, out)))
         self._files.extend(found)
         return tuple(found)
 
@@ -326,17 +326,33 @@ class Taking:
 
         It is read back: what is listed as committed is what was written.
         """
-        if not self._parts:
+        if not self._streamed:
             raise Refused(f"restore point {self.id} holds no part; nothing was committed")
+        with ThreadPoolExecutor(1) as pool:
+            # Looked up while restic gets ready for the manifest.
+            there = pool.submit(self.repository.snapshots, [f"point={self.id}"], [])
+            self.committed = _commit(
+                self.repository,
+                self.id,
+                self.stack,
+                self.host,
+                lambda: self._manifest(there.result()),
+            )
+        return self.committed
+
+    def _manifest(self, there: Sequence[Snapshot]) -> Manifest:
         software = {"restic": ".".join(map(str, restic.version(self.repository.program)))}
-        manifest = Manifest(
+        return Manifest(
             stack=self.stack,
             point=self.id,
             epoch=self.epoch,
             epoch_id=self.epoch_id,
             replica_sets=tuple(self._replica_sets),
             files=tuple(self._files),
-            parts=tuple(self._parts),
+            parts=tuple(
+                _part(name, filename, streamed.found(there, self.repository.location))
+                for name, filename, streamed in self._streamed
+            ),
             by=self.by,
             host=self.host,
             why=self.why,
@@ -345,18 +361,16 @@ class Taking:
             milliseconds=int((clock.monotonic() - self._clock) * 1000),
             software={**software, **self.software},
         )
-        self.committed = _commit(self.repository, manifest)
-        return self.committed
 
-    def _store(self, part: str, filename: str, producer: Callable[[BinaryIO], object]) -> Part:
+    def _store(self, part: str, filename: str, producer: Callable[[BinaryIO], object]) -> None:
         _name(part, "name of a part")
-        if part in (MANIFEST, VERIFICATION) or part in (known.name for known in self._parts):
+        if part in (MANIFEST, VERIFICATION, *(known for known, _, _ in self._streamed)):
             raise OpenHIMError(
                 f"the part {part!r} is there already, or its name has another meaning"
             )
         tags = _tags(self.stack, self.id, part)
-        stored = self.repository.store_stream(producer, filename, tags, self.host)
-        return _part(part, filename, stored)
+        streamed = self.repository.stream(producer, filename, tags, self.host)
+        self._streamed.append((part, filename, streamed))
 
 
 def listing(repository: Repository, stack: str | None = None) -> Listing:
@@ -621,17 +635,27 @@ class PartReader(io.RawIOBase):
             )
 
 
-def _commit(repository: Repository, manifest: Manifest) -> RestorePoint:
-    data = manifest.to_json()
-    stored = repository.store_stream(
-        lambda out: out.write(data),
-        manifests.FILENAME,
-        _tags(manifest.stack, manifest.point, MANIFEST),
-        manifest.host,
-    )
-    _read_back(repository, stored, manifests.FILENAME, data)
-    # Somebody may have taken the parts for leftovers meanwhile.
-    there = repository.snapshots([f"point={manifest.point}"], damaged=[])
+def _commit(
+    repository: Repository, point_id: str, stack: str, host: str, make: Callable[[], Manifest]
+) -> RestorePoint:
+    """Writes the manifest that ``make`` gives, and reads back what is there then."""
+    made: list[Manifest] = []
+
+    def write(out: BinaryIO) -> None:
+        made.append(make())
+        out.write(made[0].to_json())
+
+    tags = _tags(stack, point_id, MANIFEST)
+    streamed = repository.stream(write, manifests.FILENAME, tags, host)
+    manifest = made[0]
+    with ThreadPoolExecutor(1) as pool:
+        # Somebody may have taken the parts for leftovers meanwhile.
+        listed = pool.submit(repository.snapshots, [f"point={point_id}"], [])
+        with repository.read_streamed(streamed, manifests.FILENAME) as reader:
+            found = reader.read()
+        there = listed.result()
+    stored = streamed.found(there, repository.location)
+    _refuse_another(repository, stored, manifests.FILENAME, found, manifest.to_json())
     try:
         _check_parts(repository, manifest, there)
     except Damaged:
@@ -644,7 +668,13 @@ def _commit(repository: Repository, manifest: Manifest) -> RestorePoint:
 def _read_back(repository: Repository, stored: Stored, filename: str, data: bytes) -> None:
     with repository.read(stored.snapshot, filename) as reader:
         found = reader.read()
-    if found != data:
+    _refuse_another(repository, stored, filename, found, data)
+
+
+def _refuse_another(
+    repository: Repository, stored: Stored, filename: str, found: bytes, written: bytes
+) -> None:
+    if found != written:
         with contextlib.suppress(RepositoryError):
             repository.forget([stored.snapshot])
         raise Damaged(
@@ -813,7 +843,7 @@ def _copied(source: Repository, target: Repository, point: RestorePoint) -> Rest
             "by": socket.gethostname(),
         },
     )
-    return _commit(target, manifest)
+    return _commit(target, point.id, point.stack, manifest.host, lambda: manifest)
 
 
 def _refuse_unreadable(repository: Repository, known: Listing) -> None:

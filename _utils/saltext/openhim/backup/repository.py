@@ -56,6 +56,7 @@ __all__ = [
     "ResticMissing",
     "Snapshot",
     "Stored",
+    "Streamed",
     "WrongPassword",
 ]
 
@@ -106,6 +107,29 @@ class Stored:
     tree: str
     size: int
     sha256: str
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """What was stored and not looked up yet: restic 0.14 does not tell a snapshot's full ID.
+
+    Each question to restic costs the derivation of a key, half a second and more; so several
+    streams are looked up in one listing.
+    """
+
+    token: str
+    size: int
+    sha256: str
+
+    def found(self, snapshots: Iterable[Snapshot], where: str) -> Stored:
+        """The same with its snapshot's ID, from a listing; raises :class:`Damaged` without it."""
+        own = [snapshot for snapshot in snapshots if self.token in snapshot.tags]
+        if len(own) != 1:
+            raise Damaged(
+                f"{where}: {len(own)} snapshots are there right after one was stored; "
+                "expected it alone. Check the repository"
+            )
+        return Stored(own[0].id, own[0].tree, self.size, self.sha256)
 
 
 @dataclass(frozen=True)
@@ -248,6 +272,21 @@ class Repository:
     ) -> Stored:
         """Store what a producer writes as one file of one snapshot, or leave none.
 
+        Parameters and errors as in :meth:`stream`.
+        """
+        streamed = self.stream(producer, filename, tags, host, time)
+        return streamed.found(self.snapshots([streamed.token], damaged=[]), self.location)
+
+    def stream(
+        self,
+        producer: Sequence[str] | Callable[[BinaryIO], object],
+        filename: str,
+        tags: Iterable[str] = (),
+        host: str | None = None,
+        time: datetime | None = None,
+    ) -> Streamed:
+        """Store what a producer writes as one file of one snapshot, which is not looked up yet.
+
         producer: a function that writes to the stream that it gets, or a command's arguments. When
             it raises or fails, restic is stopped before it sees the end of the stream, so that no
             truncated snapshot comes to be; that is looked up, and the producer's error raised.
@@ -287,7 +326,7 @@ class Repository:
         if failed := run.error():
             self._forget_quietly(token)
             raise failed
-        return self._stored(run, token, sink)
+        return self._streamed(run, token, sink)
 
     def store_paths(
         self, paths: Iterable[str | Path], tags: Iterable[str] = (), host: str | None = None
@@ -311,18 +350,25 @@ class Repository:
             raise RepositoryError(f"{self.location}: some files could not be read: {said[:1000]}")
         if error := run.error():
             raise error
-        found = self._by_token(token)
-        return Stored(found.id, found.tree, _summary(run)["total_bytes_processed"], "")
+        size = _summary(run)["total_bytes_processed"]
+        return Streamed(token, size, "").found(self.snapshots([token], damaged=[]), self.location)
 
     def read(self, snapshot: str, filename: str) -> Reader:
         """The contents of one file of a snapshot, as a stream to be used in ``with``.
 
         The end of the stream is only reached when restic ended well: else reading raises.
         """
+        return self._dump([snapshot], filename)
+
+    def read_streamed(self, streamed: Streamed, filename: str) -> Reader:
+        """The same of what was stored and not looked up yet."""
+        return self._dump(["--tag", streamed.token, "latest"], filename)
+
+    def _dump(self, which: Sequence[str], filename: str) -> Reader:
         path = filename if filename.startswith("/") else f"/{filename}"
 
         def begin(lock: list[str]) -> Reader:
-            run = self._run(["dump", *lock, snapshot, path], raw_output=True)
+            run = self._run(["dump", *lock, *which, path], raw_output=True)
             return Reader(run, self.stall).begun()
 
         return self._read(begin)
@@ -618,25 +664,15 @@ class Repository:
 
         return self._patiently(once)
 
-    def _stored(self, run: Run, token: str, sink: Sink) -> Stored:
+    def _streamed(self, run: Run, token: str, sink: Sink) -> Streamed:
         size = _summary(run).get("total_bytes_processed")
-        found = self._by_token(token)
         if size != sink.size:
             self._forget_quietly(token)
             raise Damaged(
                 f"{self.location}: restic stored {size} bytes of {sink.size}; expected all. "
                 "The snapshot was removed; store it again"
             )
-        return Stored(found.id, found.tree, sink.size, sink.sha256())
-
-    def _by_token(self, token: str) -> Snapshot:
-        found = self.snapshots([token], damaged=[])
-        if len(found) != 1:
-            raise Damaged(
-                f"{self.location}: {len(found)} snapshots are there right after one was stored; "
-                "expected it alone. Check the repository"
-            )
-        return found[0]
+        return Streamed(token, sink.size, sink.sha256())
 
     def _undo(self, run: Run, token: str) -> None:
         """Stop restic before it sees the stream's end; then no snapshot may be there."""

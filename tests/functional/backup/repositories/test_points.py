@@ -323,10 +323,10 @@ with points.Taking(repository, "demo", by="x", why="x") as point:
     point.store("audit.archive", lambda out: [out.write(b"b" * 2_000_000), stage == "second part" and die()])
     if stage == "before the manifest": die()
     if stage == "manifest":
-        real = repository.store_stream
+        real = repository.stream
         def store(producer, *rest):
             return real(lambda out: [out.write(b'{"manifest": {'), out.flush(), die()], *rest)
-        repository.store_stream = store
+        repository.stream = store
     point.commit()
     if stage == "after the manifest": die()
 """

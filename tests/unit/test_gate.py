@@ -63,6 +63,15 @@ def test_a_proof_of_an_older_epoch_than_the_host_knows_opens_nothing(root):
     assert gate.refusal(root) is not None
 
 
+def test_it_says_why_the_master_refused_until_somebody_opens_it(root):
+    gate.remember_refusal("the site north\nwas given up", root)
+    assert gate.refusal(root) == "closed: the master refused: the site north was given up"
+    gate.prove(0, "attested", "Ada", "all was off", root)
+    assert gate.refusal(root) is None
+    gate.withdraw(root)
+    assert "no proof" in gate.refusal(root)
+
+
 def test_what_was_learnt_is_never_forgotten(root):
     gate.learn(3, root)
     gate.learn(1, root)

@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 PROOF = "/run/saltext-openhim/epoch"
+#: Why the master let this host not start when it was asked last, in this boot.
+REFUSED = "/run/saltext-openhim/refused"
 STATE = "/var/lib/saltext-openhim"
 #: The highest epoch that this host has ever heard of.
 HIGHEST = f"{STATE}/epoch"
@@ -61,6 +63,8 @@ def refusal(root: str = "/") -> str | None:
         highest, proof = highest_epoch(root), _proof(root)
     except Closed as error:
         return f"closed: {error}"
+    if proof is None and (words := _refused(root)):
+        return f"closed: the master refused: {words}"
     if proof is None:
         return f"closed: there is no proof of the current epoch in this boot; {_WHAT_TO_DO}"
     if proof["epoch"] < highest:
@@ -122,6 +126,7 @@ def prove(epoch: int, how: str, by: str, reason: str, root: str = "/") -> None:
     """
     proof = {"epoch": epoch, "how": how, "by": by, "reason": reason, "at": _now()}
     write(_at(root, PROOF), json.dumps({**proof, "boot": _boot(root)}) + "\n")
+    _at(root, REFUSED).unlink(missing_ok=True)
     if problem := refusal(root):
         raise Closed(problem)
 
@@ -129,6 +134,11 @@ def prove(epoch: int, how: str, by: str, reason: str, root: str = "/") -> None:
 def withdraw(root: str = "/") -> None:
     """Takes the proof away: what is behind the gate does not start again without a new one."""
     _at(root, PROOF).unlink(missing_ok=True)
+
+
+def remember_refusal(words: str, root: str = "/") -> None:
+    """Keeps why the master let this host not start, for whoever looks at the gate."""
+    write(_at(root, REFUSED), " ".join(words.split()) + "\n")
 
 
 def proof(root: str = "/") -> dict[str, Any] | None:
@@ -198,7 +208,8 @@ _QUESTIONS = {"stack": "The stack's name: ", "by": "Your name: ", "reason": "The
 
 def ask() -> None:
     """Lets the minion ask the master for the epoch, as ``salt-call openhim_fence.admit`` does."""
-    if refusal() is None:
+    before = refusal()
+    if before is None:
         return
     command = config()["ask"]
     try:
@@ -206,6 +217,9 @@ def ask() -> None:
     except subprocess.TimeoutExpired:
         raise Closed(f"the master did not answer within {ASK_TIMEOUT:g} s") from None
     if done.returncode:
+        if refusal() != before:
+            # The gate says it anew, for whoever asks systemd.
+            subprocess.run(["systemctl", "start", UNIT], check=False, stderr=subprocess.DEVNULL)
         raise Closed("the master did not answer, or does not let this host start; see above")
 
 
@@ -280,6 +294,13 @@ def _proof(root: str) -> dict[str, Any] | None:
         raise Closed(f"the proof {path} cannot be read ({error!r}); {_WHAT_TO_DO}") from error
     # Where /run outlasts a boot, an old proof must not.
     return {**found, "epoch": epoch} if boot == _boot(root) else None
+
+
+def _refused(root: str) -> str:
+    try:
+        return _at(root, REFUSED).read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        return ""  # it explains, and decides nothing
 
 
 def _record_attestation(entry: dict[str, Any], root: str) -> None:

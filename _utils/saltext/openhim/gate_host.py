@@ -45,7 +45,12 @@ def tools(config_dir: str) -> Tools:
     salt_call = shutil.which("salt-call") or shutil.which("salt-call", path=beside)
     if salt_call is None:
         raise OpenHIMError("there is no salt-call on this host; the gate asks the master with it")
-    options = (f"--config-dir={config_dir}", "--log-level=error", "--retcode-passthrough")
+    options = (
+        f"--config-dir={config_dir}",
+        "--log-level=error",
+        "--out=quiet",
+        "--retcode-passthrough",
+    )
     python = _PYTHON if Path(_PYTHON).exists() else sys.executable
     return Tools(python, (salt_call, *options, "openhim_fence.admit"))
 
@@ -127,7 +132,9 @@ def admit(stack: Stack, minion_id: str, epoch: int | None, master: str) -> dict[
             stack, minion_id, epoch, gate.highest_epoch(), gate.fenced()
         )
         gate.learn(current)
-        if not problem:
+        if problem:
+            gate.remember_refusal(problem)
+        else:
             gate.prove(current, "master", master, f"epoch {current} of the recovery record")
     except gate.Closed as error:
         problem = str(error)

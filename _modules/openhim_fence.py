@@ -60,7 +60,8 @@ def status():
     order, None when it is not; ``missing``: what the fence lacks, by part (``record``, ``kernel``,
     ``file``, ``unit``, ``masks``, ``services``), empty when nothing; ``remains``: parts of a fence
     on a host that is not fenced; ``lifting``: a run that lifted it was broken off; ``last_order``;
-    ``units``: the services that it covers; ``highest_epoch``: that this host has ever heard of.
+    ``units``: the services that it covers; ``highest_epoch``: that this host has ever heard of,
+    None when that cannot be read.
 
     CLI Example:
 

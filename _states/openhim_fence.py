@@ -31,7 +31,7 @@ def fenced(name, epoch, by, reason):
     try:
         before = __salt__["openhim_fence.status"]()
         missing = __salt__["openhim_fence.missing"]()
-        newer = before["fenced"] and not before["lifting"] and before["epoch"] < epoch
+        newer = before["fenced"] and not missing and before["epoch"] < epoch
         if not missing and not newer:
             return {**ret, "comment": f"This host is fenced: {_about(before)}."}
         changes = dict(missing)

@@ -1,5 +1,6 @@
 # After a boot mongod and OpenHIM start only under the current epoch. Before what is behind it.
-{%- if (pillar['openhim'].get('gate') or {}).get('enabled') %}
+{%- set roles = salt['openhim.roles']() %}
+{%- if (pillar['openhim'].get('gate') or {}).get('enabled') and ('mongodb' in roles or 'core' in roles) %}
 mongod and OpenHIM are behind a gate:
   openhim_fence.gated:
     - require:

@@ -93,8 +93,10 @@ def salt() -> Iterator[SaltMaster]:
 
 @pytest.fixture
 def host(salt: SaltMaster) -> Host:
-    """The host; its Salt starts with it."""
+    """The host; its Salt runs, and starts with it."""
     enable_salt(salt.host, True)
+    salt.host.run(["systemctl", "start", "salt-master", "salt-minion"])
+    salt.wait_for([NAME])
     return salt.host
 
 
@@ -225,8 +227,12 @@ def test_a_fenced_host_stays_fenced_over_a_power_loss(salt: SaltMaster, host: Ho
     host.run(["systemctl", "stop", "by-hand"])
 
 
-def test_the_fence_is_there_after_the_distributions_own_rules_are_loaded(host: Host) -> None:
+def test_the_fence_is_there_after_the_distributions_own_rules_are_loaded(
+    salt: SaltMaster, host: Host
+) -> None:
+    assert state(salt, "openhim_fence.fenced", **ORDER)["result"] is True
     wanted = fence_table(host)
+    assert "tcp dport { 5000, 5001, 8080, 27017 } counter drop" in wanted
     # Debian's file begins with "flush ruleset".
     host.run(["systemctl", "start", "nftables"])
     host.run(["systemctl", "restart", "nftables"])
@@ -236,14 +242,14 @@ def test_the_fence_is_there_after_the_distributions_own_rules_are_loaded(host: H
 def test_a_lifted_fence_starts_nothing_and_the_gate_needs_a_new_proof(
     salt: SaltMaster, host: Host
 ) -> None:
-    host.run(["systemctl", "start", "salt-master", "salt-minion"])
-    salt.wait_for([NAME])
+    assert state(salt, "openhim_fence.fenced", **ORDER)["result"] is True
     lifted = state(salt, "openhim_fence.unfenced", epoch=1, by="Ada", reason="resynchronised")
     assert lifted["result"] is True, lifted
     assert fence_table(host) == ""
     assert not runs(host)
     assert cannot_start(host)
-    assert state(salt, "openhim_fence.admitted")["result"] is True
+    admitted = state(salt, "openhim_fence.admitted")
+    assert admitted["result"] is True, admitted
     host.run(["systemctl", "start", MONGOD])
     wait_for(lambda: reaches(host, "127.0.0.1", 27017), 30, "it serves")
 

@@ -68,8 +68,8 @@ def raise_fence(stack: Stack, minion_id: str, wanted: Order) -> dict[str, Any]:
     then), or when something is missing in the end: it names what, and all the rest is done.
     """
     with _locked():
-        record = read_record(strict=False)
-        fence.require(wanted, _known(stack, record))
+        record = read_record()
+        _require(stack, record, wanted)
         covered = scope(stack, minion_id)
         text = rules(covered)
         record = _ordered(record, wanted, fenced=True, units=_units(record, covered))
@@ -100,19 +100,19 @@ def lift_fence(stack: Stack, minion_id: str, wanted: Order) -> dict[str, Any]:
     then), or when a step failed: the host counts as fenced then, and the next run finishes.
     """
     with _locked():
-        record = read_record(strict=False)
+        record = read_record()
         covered = scope(stack, minion_id)
         units = _units(record, covered)
         if not record.get("fenced") and not remains(units):
             return status(stack, minion_id)
-        fence.require(wanted, _known(stack, record))
+        _require(stack, record, wanted)
         gate.withdraw()
         # Still "fenced", so that the gate is closed until the last step.
         record = _ordered(record, wanted, fenced=True, units=units)
         _write_record(record)
         Path(FILE).unlink(missing_ok=True)
         _make_lasting()
-        if nftables.listing(TABLE) is not None:
+        if _live() is not None:
             nftables.nft("--file", "-", stdin=fence.REMOVE)
         _remove_unit()
         systemd.unmask(units)
@@ -131,7 +131,8 @@ def status(stack: Stack, minion_id: str) -> dict[str, Any]:
 
     ``fenced``: whether the record says so. ``missing``: what a fence lacks, by part; empty when the
     host is not fenced. ``remains``: parts of a fence on a host that is not fenced. ``lifting``: a
-    run that lifted it was broken off. ``highest_epoch``: the highest that this host has heard of.
+    run that lifted it was broken off. ``highest_epoch``: the highest that this host has heard of;
+    None when that cannot be read.
     """
     record = read_record()
     orders = record.get("orders") or []
@@ -160,13 +161,12 @@ def missing(stack: Stack, minion_id: str) -> dict[str, str]:
     Parts: ``record``, ``kernel`` (the table), ``file`` and ``unit`` (for the boot), ``masks`` and
     ``services``.
     """
-    record = read_record(strict=False)
+    record = read_record()
     covered = scope(stack, minion_id)
     units = _units(record, covered)
     text = rules(covered)
-    last = (record.get("orders") or [{}])[-1]
     checks = {
-        "record": None if record.get("fenced") and last.get("verb") == "fence" else "not fenced",
+        "record": record.get("damaged") or (None if _is_fence(record) else "not fenced"),
         "kernel": _kernel_problem(text, record),
         "file": _words(files.differences(FILE, text.encode(), mode=0o600)),
         "unit": _unit_problem(units),
@@ -187,11 +187,11 @@ def remains(units: tuple[str, ...] | list[str]) -> list[str]:
     return [part for part, is_there in there.items() if is_there]
 
 
-def read_record(strict: bool = True) -> dict[str, Any]:
+def read_record() -> dict[str, Any]:
     """The record of the fence; empty when this host never had one.
 
-    strict: raise when it is there and cannot be read. A fence that is raised or lifted writes it
-    anew.
+    One that cannot be read is that of a fenced host, with the reason as ``damaged``. A fence that
+    is raised or lifted writes it anew.
     """
     try:
         record = json.loads(Path(RECORD_FILE).read_text(encoding="utf-8"))
@@ -200,29 +200,37 @@ def read_record(strict: bool = True) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, KeyError) as error:
-        if not strict:
-            return {"fenced": True, "orders": []}
-        raise OpenHIMError(
-            f"the record of the fence, {RECORD_FILE}, cannot be read ({error!r}); the host counts "
-            "as fenced. Fence it again, or lift the fence: both write it anew."
-        ) from error
+        return {"fenced": True, "orders": [], "damaged": f"it cannot be read ({error!r})"}
     return record
 
 
 def require_permission(stack: Stack, wanted: Order) -> None:
     """Raises what :func:`raise_fence` and :func:`lift_fence` would refuse; does nothing."""
-    fence.require(wanted, _known(stack, read_record(strict=False)))
+    _require(stack, read_record(), wanted)
 
 
-def _known(stack: Stack, record: Mapping[str, Any]) -> int:
-    return fence.known_epoch(stack, _highest(), record)
+def _is_fence(record: Mapping[str, Any]) -> bool:
+    last = (record.get("orders") or [{}])[-1]
+    return bool(record.get("fenced")) and last.get("verb") == "fence"
 
 
-def _highest() -> int:
+def _require(stack: Stack, record: Mapping[str, Any], wanted: Order) -> None:
+    highest = _highest()
+    if highest is None and wanted.verb != "fence":
+        raise OpenHIMError(
+            f"{gate.HIGHEST}, the highest epoch that this host knew, cannot be read, so nobody can "
+            "tell if this order is of the current one. Write the number of the current epoch into "
+            "it, then run this again."
+        )
+    # A disk that is failing must not keep a host from being fenced.
+    fence.require(wanted, fence.known_epoch(stack, highest or 0, record))
+
+
+def _highest() -> int | None:
     try:
         return gate.highest_epoch()
-    except gate.Closed as error:
-        raise OpenHIMError(str(error)) from error
+    except gate.Closed:
+        return None
 
 
 def _ordered(
@@ -234,7 +242,8 @@ def _ordered(
     asked = ("verb", "epoch", "by", "reason")
     if any(last.get(key) != wanted.entry()[key] for key in asked):
         orders.append(wanted.entry())
-    return {**record, "fenced": fenced, "orders": orders, "units": units}
+    kept = {key: value for key, value in record.items() if key != "damaged"}
+    return {**kept, "fenced": fenced, "orders": orders, "units": units}
 
 
 def _units(record: Mapping[str, Any], covered: Scope) -> list[str]:

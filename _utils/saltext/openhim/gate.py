@@ -107,7 +107,7 @@ def highest_epoch(root: str = "/") -> int:
     except (OSError, ValueError) as error:
         raise Closed(
             f"{path}, the highest epoch that this host knew, cannot be read ({error}); write the "
-            "number of the stack's current epoch into it (salt-run openhim_dr.status tells it)"
+            "number of the stack's current epoch into it (the master's recovery record has it)"
         ) from error
 
 
@@ -216,6 +216,8 @@ def ask() -> None:
         done = subprocess.run(command, timeout=ASK_TIMEOUT, check=False)
     except subprocess.TimeoutExpired:
         raise Closed(f"the master did not answer within {ASK_TIMEOUT:g} s") from None
+    except OSError as error:
+        raise Closed(f"the master cannot be asked: {error}") from error
     if done.returncode:
         if refusal() != before:
             # The gate says it anew, for whoever asks systemd.
@@ -253,6 +255,8 @@ def main(arguments: list[str]) -> int:
             return 1 if problem else 0
         if verb not in ("ask", "attest"):
             raise Closed("say one of: check, ask, attest")
+        if os.geteuid():
+            raise Closed("run this as root; nothing was done")
         if verb == "ask" and (order := fenced()):
             tell(f"nothing to ask: this host was fenced by {order['by']} ({order['reason']})")
             return 0

@@ -108,15 +108,31 @@ def test_ssh_and_salt_stay_open(network, pillar, db):
     assert network.connects("master", DB, 22)
 
 
-def test_coming_from_salts_port_opens_nothing(network, db):
-    network.listen("stranger", 4506)
-    fenced(db)
+def connects_from(network, source, own_port, address, port):
+    """Whether a connection is made that comes from a port of one's choice."""
     script = (
-        "import socket; s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, 15, 1); "
-        f"s.bind(('', 4505)); s.settimeout(0.5); s.connect(('{DB}', 27017))"
+        "import socket, sys; s = socket.socket(); s.settimeout(0.5); "
+        f"s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1); s.bind(('', {own_port})); "
+        f"sys.exit(s.connect_ex(('{address}', {port})))"
     )
-    command = ["ip", "netns", "exec", network.namespace("core"), "python3", "-c", script]
-    assert b"timed out" in subprocess.run(command, capture_output=True).stderr
+    command = ["ip", "netns", "exec", network.namespace(source), "python3", "-c", script]
+    return subprocess.run(command, capture_output=True).returncode == 0
+
+
+def test_coming_from_salts_port_opens_nothing(network, db):
+    assert connects_from(network, "core", 4505, DB, 27017)
+    fenced(db)
+    assert not connects_from(network, "core", 4505, DB, 27017)
+
+
+def test_the_minion_reaches_its_master_from_a_port_that_is_cut(network, pillar, db):
+    """The kernel may give it one: channels listen where connections begin, too."""
+    pillar["openhim"]["objects"] = {"channels": {"high": {"type": "tcp", "tcpPort": 40000}}}
+    network.listen("master", 4506)
+    network.listen("stranger", 9999)
+    fenced(db)
+    assert connects_from(network, "db", 40000, MASTER, 4506)
+    assert not connects_from(network, "db", 40000, STRANGER, 9999)
 
 
 def test_what_the_services_send_is_cut_wherever_it_goes(network, db):
@@ -234,6 +250,27 @@ def test_a_lifted_fence_leaves_its_record_and_nothing_else(network, db):
     assert network.nft("db", "list", "ruleset") == ""
     assert not {FILE, MASK} & set(db.disk())
     assert unfenced(db, epoch=0, reason="")["changes"] == {}
+
+
+def test_a_record_that_cannot_be_read_counts_as_a_fence_and_is_written_anew(network, db):
+    fenced(db)
+    db.path(RECORD).write_text("half a fi")
+    status = db.module("openhim_fence.status")
+    assert status["fenced"] is True
+    assert "cannot be read" in status["missing"]["record"]
+    assert "record" in fenced(db)["changes"]
+    assert json.loads(db.disk()[RECORD][1])["orders"][-1]["by"] == "Ada"
+    db.path(RECORD).write_text("half a fi")
+    unfenced(db, epoch=0)
+    assert network.connects("core", DB, 27017)
+
+
+def test_an_epoch_that_cannot_be_read_allows_a_fence_and_no_lifting(db):
+    fenced(db)
+    db.path("/var/lib/saltext-openhim/epoch").write_text("half")
+    assert db.module("openhim_fence.fence", **{**ORDER, "epoch": 2})["epoch"] == 2
+    said = db.module("openhim_fence.unfence", epoch=2, by="Ada", reason="resynchronised")
+    assert "cannot be read" in said["error"]
 
 
 #: Loaded into the minion: ends its process where a step begins, as a power loss would.

@@ -239,6 +239,19 @@ def test_the_fence_is_there_after_the_distributions_own_rules_are_loaded(
     wait_for(lambda: fence_table(host) == wanted, 30, "the fence is there")
 
 
+def test_the_files_of_the_state_tree_take_their_order_from_the_pillar(
+    salt: SaltMaster, host: Host
+) -> None:
+    for file, words in (("fenced", "fenced: epoch 1"), ("unfenced", "not fenced")):
+        done = salt.salt(NAME, "state.apply", f"fence.{file}", pillar={"fence": ORDER})[NAME]
+        (found,) = done.values()
+        assert found["result"] is True, found
+        assert bool(fence_table(host)) == (file == "fenced")
+        again = salt.salt(NAME, "state.apply", f"fence.{file}", pillar={"fence": ORDER})[NAME]
+        (found,) = again.values()
+        assert (found["changes"], words in found["comment"]) == ({}, True), found
+
+
 def test_a_lifted_fence_starts_nothing_and_the_gate_needs_a_new_proof(
     salt: SaltMaster, host: Host
 ) -> None:

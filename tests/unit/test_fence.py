@@ -3,6 +3,7 @@
 import copy
 from pathlib import Path
 
+import jinja2
 import pytest
 import yaml
 from saltext.openhim import fence, settings
@@ -110,3 +111,26 @@ def test_a_host_is_admitted_under_the_epoch_of_its_master():
 )
 def test_a_host_is_not_admitted(recovery, case, words):
     assert words in problem(recovery, **case)
+
+
+@pytest.mark.parametrize(
+    ("gate", "roles", "states"),
+    [
+        ({}, ["mongodb"], 0),
+        ({"gate": {"enabled": False}}, ["mongodb"], 0),
+        ({"gate": {"enabled": True}}, ["mongodb"], 2),
+        ({"gate": {"enabled": True}}, ["core", "backup"], 2),
+        ({"gate": {"enabled": True}}, ["backup", "master"], 0),
+    ],
+)
+def test_the_state_tree_has_a_gate_where_it_is_wanted_and_something_is_behind_it(
+    gate, roles, states
+):
+    text = Path(__file__).parents[2].joinpath("salt/fence/init.sls").read_text()
+    template = jinja2.Environment().from_string(text)  # noqa: S701
+    rendered = template.render(pillar={"openhim": gate}, salt={"openhim.roles": lambda: roles})
+    found = yaml.safe_load(rendered) or {}
+    assert [next(iter(state)) for state in found.values()] == [
+        "openhim_fence.gated",
+        "openhim_fence.admitted",
+    ][:states]

@@ -9,6 +9,7 @@ include:
   - clock
   - certificates
   - firewall
+  - fence
 {%- endif %}
 {%- if 'mongodb' in roles %}
   - mongodb

@@ -32,6 +32,7 @@ from saltext.openhim import files
 from saltext.openhim.errors import OpenHIMError
 from saltext.openhim.firewall import FAMILY, FILE, REPLACE, TABLE, UNIT, boot_unit
 from saltext.openhim.settings import STATE_DIRECTORY
+from saltext.openhim.systemd import booted, run, systemctl
 
 UNIT_FILE = f"/etc/systemd/system/{UNIT}"
 RECORD_FILE = f"{STATE_DIRECTORY}/firewall.json"
@@ -53,12 +54,12 @@ class NftError(OpenHIMError):
     """nft is not there, or refused what it was given."""
 
 
-def listing() -> str | None:
-    """Our table as the kernel has it (without counters), or None when there is none."""
-    tables = _nft("list", "tables", FAMILY)
-    if f"table {FAMILY} {TABLE}" not in tables.splitlines():
+def listing(table: str = TABLE) -> str | None:
+    """A table of ours as the kernel has it (without counters), or None when there is none."""
+    tables = nft("list", "tables", FAMILY)
+    if f"table {FAMILY} {table}" not in tables.splitlines():
         return None
-    return _nft("--stateless", "list", "table", FAMILY, TABLE)
+    return nft("--stateless", "list", "table", FAMILY, table)
 
 
 def check(text: str) -> None:
@@ -66,7 +67,7 @@ def check(text: str) -> None:
 
     Raises :class:`NftError` with what nft said.
     """
-    _nft("--check", "--file", "-", stdin=text)
+    nft("--check", "--file", "-", stdin=text)
 
 
 def differences(text: str) -> dict[str, Any]:
@@ -112,7 +113,7 @@ def apply(
         previous = _keep_previous()
         armed = _arm()
         try:
-            _nft("--file", "-", stdin=text)
+            nft("--file", "-", stdin=text)
             loaded = listing()
             kept = _reached(reached)
         except BaseException:
@@ -137,10 +138,10 @@ def persist_unit() -> None:
     unit follows when the distribution's own rules are loaded again.
     """
     files.write(UNIT_FILE, boot_unit().encode(), mode=0o644)
-    _systemctl("enable", "--quiet", UNIT)
+    systemctl("enable", "--quiet", UNIT)
     if booted():
-        _systemctl("daemon-reload")
-        _systemctl("start", UNIT)
+        systemctl("daemon-reload")
+        systemctl("start", UNIT)
 
 
 def remove() -> list[str]:
@@ -148,15 +149,15 @@ def remove() -> list[str]:
     removed = []
     with _locked():
         if listing() is not None:
-            _nft("--file", "-", stdin=REPLACE)
+            nft("--file", "-", stdin=REPLACE)
             removed.append("kernel")
         if Path(UNIT_FILE).exists():
             if booted():
-                _systemctl("stop", UNIT)
-            _systemctl("disable", "--quiet", UNIT)
+                systemctl("stop", UNIT)
+            systemctl("disable", "--quiet", UNIT)
             Path(UNIT_FILE).unlink()
             if booted():
-                _systemctl("daemon-reload")
+                systemctl("daemon-reload")
             removed.append("unit")
         if Path(FILE).exists():
             Path(FILE).unlink()
@@ -205,16 +206,12 @@ def _reached(endpoints: list[Endpoint], attempts: int = CONNECT_ATTEMPTS) -> lis
         return [endpoint for endpoint, answer in zip(endpoints, answers, strict=True) if answer]
 
 
-def booted() -> bool:
-    """Whether systemd is PID 1 here (sd_booted(3))."""
-    return Path("/run/systemd/system").is_dir()
-
-
 def _names(endpoints: Iterable[Endpoint]) -> str:
     return ", ".join(f"{host}:{port}" for host, port in endpoints)
 
 
-def _nft(*arguments: str, stdin: str | None = None) -> str:
+def nft(*arguments: str, stdin: str | None = None) -> str:
+    """What nft says to arguments, and to a text on its standard input; raises :class:`NftError`."""
     program = shutil.which("nft", path="/usr/sbin:/sbin:/usr/bin:/bin:/usr/local/sbin")
     if program is None:
         raise NftError("there is no nft on this host; install the package nftables")
@@ -287,14 +284,14 @@ def _keep_previous() -> str:
 
 
 def _timer_active() -> bool:
-    return _systemctl("is-active", "--quiet", f"{ROLLBACK_UNIT}.timer", must=False) == 0
+    return systemctl("is-active", "--quiet", f"{ROLLBACK_UNIT}.timer", must=False) == 0
 
 
 def _arm() -> bool:
     if not booted():
         return False
     _disarm(True)
-    _run(
+    run(
         "systemd-run",
         "--quiet",
         f"--unit={ROLLBACK_UNIT}",
@@ -311,35 +308,21 @@ def _arm() -> bool:
 def _disarm(armed: bool) -> None:
     if not armed:
         return
-    _systemctl("stop", f"{ROLLBACK_UNIT}.timer", must=False)
+    systemctl("stop", f"{ROLLBACK_UNIT}.timer", must=False)
     # A unit that ran and failed keeps its name and would refuse the next one.
-    _systemctl("reset-failed", f"{ROLLBACK_UNIT}.service", must=False)
+    systemctl("reset-failed", f"{ROLLBACK_UNIT}.service", must=False)
 
 
 def _put_back(previous: str, armed: bool) -> None:
-    _nft("--file", "-", stdin=previous)
+    nft("--file", "-", stdin=previous)
     # Only now: if putting back failed, the timer is the second chance.
     _disarm(armed)
     Path(ROLLBACK_FILE).unlink()
 
 
 def _unit_problems() -> dict[str, Any]:
-    if _systemctl("is-enabled", "--quiet", UNIT, must=False):
+    if systemctl("is-enabled", "--quiet", UNIT, must=False):
         return {"enabled": False}
-    if booted() and _systemctl("is-active", "--quiet", UNIT, must=False):
+    if booted() and systemctl("is-active", "--quiet", UNIT, must=False):
         return {"active": False}
     return {}
-
-
-def _systemctl(*arguments: str, must: bool = True) -> int:
-    return _run("systemctl", *arguments, must=must)
-
-
-def _run(*command: str, must: bool = True) -> int:
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-    except FileNotFoundError:
-        raise OpenHIMError(f"there is no {command[0]} on this host; systemd is needed") from None
-    if must and done.returncode:
-        raise OpenHIMError(f"{' '.join(command[:3])} failed: {done.stderr.strip()}")
-    return done.returncode

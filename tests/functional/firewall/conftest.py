@@ -93,6 +93,21 @@ class Network:
 
         return self._within(source, attempt)
 
+    def conversation(self, source, target, address, port):
+        """An established TCP connection from one host to a port of another: both of its ends."""
+        server = self._within(target, socket.create_server, (address, port))
+        client = self._within(source, socket.create_connection, (address, port), SILENCE)
+        self._sockets += [server, client, server.accept()[0]]
+        return client, self._sockets[-1]
+
+    def connects_as(self, uid, source, address, port):
+        """The same as :meth:`connects`, for a program of another user."""
+        script = f"exec 3<>/dev/tcp/{address}/{port}"
+        command = ["ip", "netns", "exec", self.namespace(source)]
+        command += ["setpriv", f"--reuid={uid}", "--clear-groups"]
+        command += ["timeout", str(SILENCE), "bash", "-c", script]
+        return subprocess.run(command, capture_output=True).returncode == 0
+
     def nft(self, name, *arguments, text=None):
         command = ["ip", "netns", "exec", self.namespace(name), "nft", *arguments]
         done = subprocess.run(command, input=text, capture_output=True, text=True, check=True)

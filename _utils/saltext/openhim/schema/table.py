@@ -711,6 +711,19 @@ OPENHIM = Tree(
         "objects": Key(OBJECTS, "What must exist inside OpenHIM."),
         "certificates": Key(CERTIFICATES, "Where the hosts' certificates come from."),
         "firewall": Key(FIREWALL, "What is open."),
+        "gate": Key(
+            Tree(
+                {
+                    "enabled": Key(
+                        Flag(),
+                        "Whether mongod and OpenHIM start after a boot only on proof of the "
+                        "current epoch: from the master, or by an operator's attestation.",
+                        required=True,
+                    )
+                }
+            ),
+            "Hosts boot closed.",
+        ),
         "clock": Key(
             Tree(
                 {

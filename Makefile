@@ -59,12 +59,17 @@ format: environment ## let ruff correct what it can
 	@$(PYTHON) -m ruff check --fix . ; $(PYTHON) -m ruff format .
 
 .PHONY: docs
-docs: environment ## write the reference page of the pillar
+docs: environment ## write the pillar's reference page, and the documentation as a site into build/docs
 	@$(PYTHON) -m saltext.openhim.schema.reference docs/reference/pillar.md
+	@$(PYTHON) -m sphinx -q -W --keep-going -b html docs build/docs
 
 .PHONY: demo
 demo: setup ## production stands up, a site is lost under load, OpenHIM serves at the other one
 	@$(PYTHON) -m lab.demo $(ARGS)
+
+.PHONY: demo-full
+demo-full: setup ## the whole story: moves, a site cut off while it writes, its return, all destroyed and rebuilt
+	@$(PYTHON) -m lab.demo_full $(ARGS)
 
 .PHONY: nightly
 nightly: test ## all tests, then what takes longer: npm, and all but the lab with Salt 3006 too

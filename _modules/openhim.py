@@ -264,7 +264,7 @@ def pillar_check():
 
 def roles():
     """
-    The roles of this host; none when its pillar is not allowed.
+    The roles of this host; none when its pillar is not allowed, or while it only stands by.
 
     The state tree asks this to decide what belongs to the host. It does not raise, so that the
     rendered tree still contains the check that says what is wrong.
@@ -277,4 +277,6 @@ def roles():
     """
     if schema.check(__pillar__, __opts__["id"]):
         return []
-    return list(settings.from_pillar(__pillar__).host(__opts__["id"]).roles)
+    hosts = settings.from_pillar(__pillar__).hosts
+    # One that stands by is declared, and no part of the stack yet.
+    return list(hosts[__opts__["id"]].roles) if __opts__["id"] in hosts else []

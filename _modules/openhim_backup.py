@@ -19,7 +19,7 @@ from salt.exceptions import CommandExecutionError
 
 try:
     from saltext.openhim import files
-    from saltext.openhim.backup import declaration, extract, points, work
+    from saltext.openhim.backup import aside, declaration, extract, points, work
     from saltext.openhim.backup import schedule as scheduling
     from saltext.openhim.backup import status as judging
     from saltext.openhim.backup import verify as verifying
@@ -90,6 +90,7 @@ def _shown(point, repository):
         "why": manifest.why,
         "host": manifest.host,
         "epoch": manifest.epoch,
+        "aside": manifest.aside,
         "seconds": manifest.milliseconds / 1000,
         "verified": point.verified,
         "verified_at": point.verifications[-1].at if point.verifications else None,
@@ -485,6 +486,7 @@ def restore(
     overwrite=False,
     to_time=None,
     configuration_first=False,
+    exactly=False,
 ):
     """
     Restore a restore point, or the data of any time that the oplog archive reaches, into the
@@ -514,6 +516,10 @@ def restore(
         event ``openhim/backup/configured`` says when it is in: OpenHIM may be started then, and
         routes again while its history is still being restored. Not with ``to_time``.
 
+    exactly
+        Whether collections that the restore point does not have are dropped; with ``to_time`` they
+        always are.
+
     CLI Example:
 
     .. code-block:: bash
@@ -529,6 +535,7 @@ def restore(
         repository=repository,
         overwrite=overwrite,
         time=to_time,
+        exactly=exactly,
         configuration_first=configuration_first,
         on_configured=lambda: __salt__["event.fire_master"]({"point": point}, _CONFIGURED),
         progress=_tell("restore"),
@@ -591,6 +598,69 @@ def restored():
         {**marker, "restored_at": marker["restored_at"].isoformat()}
         for marker in work.restored(_backups())
     ]
+
+
+@_converted
+def keep_aside(why="", by=""):
+    """
+    Keep the data that is there now, for a restore is about to replace it: as a restore point in the
+    first repository that will have it, which retention spares for ``keep_aside_days``. Data that is
+    kept already, because nothing was written since, is not taken once more. Stop OpenHIM first
+    (``orch.restore`` does so).
+
+    why, by
+        For those who read the manifest later.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'south-db1' openhim_backup.keep_aside why='before the restore' by='A. Mwale'
+    """
+    kept = aside.keep(_backups(), by or "Salt", why or "asked for", _tell("keep aside"))
+    return {**_shown(kept.point, kept.repository), "taken": kept.taken}
+
+
+@_converted
+def present():
+    """
+    How the data is that is there now. Changes nothing.
+
+    Returns ``last_write`` (by set: ``ts`` and ``wall``, ISO 8601; None where it was not found in
+    time), ``half_replaced`` (the restore that did not come to its end, or None), ``aside`` (where
+    just this data is kept: ``point`` and ``repository``; or None) and ``restored`` (the last
+    restore, or None).
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'south-db1' openhim_backup.present
+    """
+    return aside.told(_backups())
+
+
+@_converted
+def restorable(point="latest", to_time=None, repository=None):
+    """
+    What a restore would bring back in place of what is there, from where, and whether that can be
+    kept aside before. Changes nothing. Raises what ``restore`` would refuse.
+
+    point, to_time, repository
+        As in ``restore``.
+
+    Returns ``point``, ``repository``, ``to_time``, ``until`` (by set, the newest time that is
+    restored), ``verified``, ``failed`` (why its newest verification was bad, or None),
+    ``keep_aside`` (the repository into which, or None with the reason in ``keep_aside_refused``),
+    and ``present`` as the function of that name.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'south-db1' openhim_backup.restorable latest
+    """
+    return aside.restorable(_backups(), point, to_time, repository)
 
 
 @_converted

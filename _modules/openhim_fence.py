@@ -80,7 +80,7 @@ def rules():
 
     .. code-block:: bash
 
-        salt-call openhim_fence.rules --out=newline_values_only
+        salt-call openhim_fence.rules
     """
     return _guarded(lambda: fence_host.rules(fence_host.scope(_stack(), _id())))
 

@@ -21,7 +21,7 @@ def rules(ports=None):
 
     .. code-block:: bash
 
-        salt-call openhim_firewall.rules --out=newline_values_only
+        salt-call openhim_firewall.rules
     """
     ports = tcp_ports()["ports"] if ports is None else ports
     return _guarded(lambda: firewall.ruleset(_stack(), __opts__["id"], ports))
@@ -65,7 +65,7 @@ def active():
 
     .. code-block:: bash
 
-        salt-call openhim_firewall.active --out=newline_values_only
+        salt-call openhim_firewall.active
     """
     return _guarded(nftables.listing)
 

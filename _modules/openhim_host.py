@@ -176,7 +176,7 @@ def chrony_config():
 
     .. code-block:: bash
 
-        salt-call openhim_host.chrony_config --out=newline_values_only
+        salt-call openhim_host.chrony_config
     """
     return _guarded(lambda: clocks.configuration(_stack(), _id()))
 

@@ -2,9 +2,10 @@
 Watching, and being watched
 ===========================
 
-``notify`` tells people what a minion says of its backups; the reactor ``salt/reactor/backups.sls``
-calls it. ``heartbeat`` is a dead man's switch: it gives a sign of life only while all is well, so
-that silence is the alarm, whatever it was that fell silent: the backups, a minion or the master.
+``notify`` tells people what a minion says of its backups, or of an emergency; the reactors in
+``salt/reactor/`` call it. ``heartbeat`` is a dead man's switch: it gives a sign of life only while
+all is well, so that silence is the alarm, whatever it was that fell silent: the backups, a minion
+or the master.
 
 Both read their addresses from the master's configuration, because they are as good as passwords
 and arguments are seen in events:
@@ -26,8 +27,8 @@ NOTIFY, HEARTBEAT = "openhim_notify", "openhim_heartbeat"
 
 def notify(minion, event):
     """
-    Send a minion's event about its backups to ``openhim_notify``, as JSON: ``text`` in words, and
-    the event's ``minion``, ``stack``, ``state`` and ``reasons``.
+    Send a minion's event to ``openhim_notify``, as JSON: ``text`` in words (the event's own, or
+    one about its backups), and the event's ``minion``, ``stack``, ``state`` and ``reasons``.
 
     minion
         Who says so.

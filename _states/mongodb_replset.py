@@ -30,7 +30,7 @@ from functools import wraps
 
 try:
     from saltext.openhim import errors, secrets
-    from saltext.openhim.mongo import change, connection, promotion, restart, users
+    from saltext.openhim.mongo import change, connection, handover, promotion, restart, users
     from saltext.openhim.mongo import config as mongod
     from saltext.openhim.mongo import status as observed
 
@@ -257,6 +257,29 @@ def member_absent(name, set=None, timeout=300):
     if __opts__["test"]:
         return _foreseen(*change.foresee(here, wanted))
     return _reconfigured(change.configure(here, timeout, wanted))
+
+
+@_answered
+def handed_over(name, timeout=300):
+    """
+    The set is as the pillar declares, and its member with the highest priority is the primary: the
+    one that is primary hands over, and no write is lost.
+
+    Before it does, its host notes how far its oplog reaches. Run it on all hosts of the set: the
+    others wait.
+
+    name
+        Name of the replica set.
+
+    timeout
+        Seconds until it must be so.
+    """
+    here = _here(name)
+    if here.member is None:
+        return _no_member(here)
+    if __opts__["test"]:
+        return _foreseen(*handover.foresee(here))
+    return _reconfigured(handover.hand_over(here, timeout))
 
 
 @_answered

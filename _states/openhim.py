@@ -19,7 +19,14 @@ from pathlib import Path
 
 from salt.exceptions import CommandExecutionError
 from saltext.openhim import files
-from saltext.openhim.core import config, database, health, objects, release, synthetic
+from saltext.openhim.core import (
+    config,
+    database,
+    health,
+    objects,
+    release,
+    synthetic,
+)
 from saltext.openhim.core import host as hosts
 from saltext.openhim.core.host import CoreHost
 from saltext.openhim.errors import OpenHIMError, Unreachable
@@ -479,7 +486,10 @@ def role_present(name, channels=None, clients=None):
     clients
         IDs of clients.
     """
-    return _managed(name, lambda api: objects.role_plan(api, name, channels or [], clients or []))
+    core = _core()
+    return _managed(
+        name, lambda api: objects.role_plan(core, api, name, channels or [], clients or [])
+    )
 
 
 @_state
@@ -561,7 +571,7 @@ def _declared(core):
         "clients": lambda api, key, value: objects.client_plan(core, api, key, value),
         "channels": lambda api, key, value: objects.channel_plan(core, api, key, value),
         "roles": lambda api, key, value: objects.role_plan(
-            api, key, value.get("channels") or [], value.get("clients") or []
+            core, api, key, value.get("channels") or [], value.get("clients") or []
         ),
         "users": lambda api, key, value: objects.user_plan(core, api, key, value),
         "mediators": lambda api, key, value: objects.mediator_plan(core, api, key, value),
@@ -587,13 +597,14 @@ def _applied(name, core, planned, restart=True):
     """One object: planned with ``planned(api)``, carried out, read back."""
     api = core.api()
     plan = planned(api)
+    noted = f"; {plan.note}" if plan.note else ""
     if not plan.changes:
-        return _said(name, True, f"the {plan.what} is as declared")
+        return _said(name, True, f"the {plan.what} is as declared{noted}")
     if __opts__["test"]:
-        return _said(name, None, f"the {plan.what} would be changed", plan.changes)
+        return _said(name, None, f"the {plan.what} would be changed{noted}", plan.changes)
     try:
         plan.carry_out(lambda: planned(core.api()))
-        comment = f"the {plan.what} was changed" + _in_use(core, [plan], restart)
+        comment = f"the {plan.what} was changed{noted}" + _in_use(core, [plan], restart)
     except OpenHIMError as error:
         return _said(name, False, str(error), plan.changes if plan.written else {})
     return _said(name, True, comment, plan.changes)
@@ -604,7 +615,7 @@ def _several(name, plans, restart=True):
     core = _core()
     if not core.active:
         return _inactive(name, core)
-    api, changes, failures, changed = core.api(), {}, [], []
+    api, changes, failures, changed, notes = core.api(), {}, [], [], []
     for key, planned in plans.items():
         plan = None
         try:
@@ -616,19 +627,21 @@ def _several(name, plans, restart=True):
             if __opts__["test"] and isinstance(error, Unreachable):
                 raise
             failures.append(f"{key}: {error}")
+        if plan and plan.note:
+            notes.append(f"{key}: {plan.note}")
         if plan and plan.changes and (plan.written or __opts__["test"]):
             changes[key] = plan.changes
-    said = ""
+    said = "".join(f"; {note}" for note in notes)
     try:
-        said = _in_use(core, changed, restart) if changed else ""
+        said += _in_use(core, changed, restart) if changed else ""
     except OpenHIMError as error:
         failures.append(str(error))
     if failures:
         return _said(name, False, "\n".join(failures) + said, changes)
     if not changes:
-        return _said(name, True, f"all {len(plans)} objects are as declared")
+        return _said(name, True, f"all {len(plans)} objects are as declared{said}")
     if __opts__["test"]:
-        return _said(name, None, f"{', '.join(changes)} would be changed", changes)
+        return _said(name, None, f"{', '.join(changes)} would be changed{said}", changes)
     return _said(name, True, f"{', '.join(changes)} changed{said}", changes)
 
 

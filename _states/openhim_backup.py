@@ -19,6 +19,10 @@ Backups of an OpenHIM stack as desired state
         - name: near
         - max_age: 86400
 
+    What is there now is kept:
+      openhim_backup.kept_aside:
+        - why: before a restore
+
     The data is there:
       openhim_backup.restored:
         - name: latest
@@ -33,11 +37,11 @@ from functools import wraps
 from salt.exceptions import CommandExecutionError
 
 try:
-    from saltext.openhim.backup import declaration, points, work
+    from saltext.openhim.backup import aside, declaration, points, work
     from saltext.openhim.backup import schedule as scheduling
     from saltext.openhim.backup.failures import RepositoryUnreachable, ResticMissing
     from saltext.openhim.backup.oplog import archiving, declared, pull
-    from saltext.openhim.errors import OpenHIMError
+    from saltext.openhim.errors import OpenHIMError, Refused
     from saltext.openhim.mongo.connection import raises
     from saltext.openhim.mongo.status import until
 
@@ -255,7 +259,44 @@ def _points(backups, name):
 
 
 @_answered
-def restored(name, why, by="Salt", repository=None, overwrite=False, since=None, to_time=None):
+def kept_aside(name, why, by="Salt"):
+    """
+    The data that is there now is kept as a restore point of its own, which retention spares for
+    ``openhim:backup:keep_aside_days``: a restore is about to replace it. Stop OpenHIM before.
+    Nothing is taken when just this data is kept already.
+
+    name
+        Any text.
+
+    why, by
+        For the manifest.
+    """
+    backups = _backups()
+    backups.require_role("taken_by", "keeping the present data aside")
+    into = aside.foreseen(backups)
+    kept = aside.standing(backups)
+    if kept:
+        return True, {}, f"It is kept already, as {kept.point.id} in {kept.repository}."
+    changes = {"kept aside": {"old": None, "new": f"a restore point of now in {into}"}}
+    if __opts__["test"]:
+        return None, changes, f"Would take the present data into {into}."
+    made = __salt__["openhim_backup.keep_aside"](why=why, by=by)
+    changes["kept aside"]["new"] = f"{made['id']} in {made['repository']}"
+    return True, changes, f"{made['id']} in {made['repository']}: {made['documents']} documents."
+
+
+@_answered
+def restored(
+    name,
+    why,
+    by="Salt",
+    repository=None,
+    overwrite=False,
+    since=None,
+    to_time=None,
+    epoch=None,
+    exactly=False,
+):
     """
     A restore point, or the data of a time, was restored into the declared replica sets. Live data
     never equals its restore point, so the marker decides that the restore left in the main
@@ -281,13 +322,27 @@ def restored(name, why, by="Salt", repository=None, overwrite=False, since=None,
     to_time
         ISO 8601 with zone, in whole seconds: the data of that time, as the function ``restore`` has
         it. It begins with the newest restore point before it, or with that of ``name``.
+
+    epoch
+        The number of the epoch in whose name it is restored: only a restore in that one counts, and
+        a host that is in another one restores nothing.
+
+    exactly
+        Whether collections that the restore point does not have are dropped; with ``to_time`` they
+        always are.
     """
     backups = _backups()
+    if epoch is not None and backups.epoch != epoch and not __opts__["test"]:
+        raise Refused(
+            f"this is the restore of epoch {epoch}, and {backups.host} is in epoch "
+            f"{backups.epoch}; nothing was restored. Refresh its pillar, or drop the command"
+        )
     before = datetime.fromisoformat(since) if since else None
     markers = [
         marker
         for marker in work.restored(backups)
-        if before is None or marker["restored_at"] >= before
+        if (before is None or marker["restored_at"] >= before)
+        and (epoch is None or marker.get("epoch_id") == backups.epoch_id)
     ]
     for marker in reversed(markers):
         if work.is_of(marker, name, to_time):
@@ -299,15 +354,15 @@ def restored(name, why, by="Salt", repository=None, overwrite=False, since=None,
     if __opts__["test"]:
         return None, changes, f"Would restore {what} from {way.repository}."
     arguments = (way.point.id, why, by, way.repository, overwrite, to_time)
-    done = __salt__["openhim_backup.restore"](*arguments)
+    done = __salt__["openhim_backup.restore"](*arguments, exactly=exactly)
     if not any(work.is_of(marker, way.point.id, to_time) for marker in work.restored(backups)):
         return False, changes, f"{what} was restored, and its marker is not there."
     comment = f"{what} was restored: {done['documents']} documents."
     if to_time:
         operations = sum(one["operations"] for one in done["replayed"].values())
         comment += f" {operations} operations were replayed."
-        if done["dropped"]:
-            comment += f" Of later, and dropped: {', '.join(done['dropped'])}."
+    if done["dropped"]:
+        comment += f" Of later, and dropped: {', '.join(done['dropped'])}."
     if done["untouched"]:
         comment += f" Not in it, and left as they are: {', '.join(done['untouched'])}."
     return True, changes, comment

@@ -63,6 +63,11 @@ def _parser() -> argparse.ArgumentParser:
     slow.add_argument("site")
     slow.add_argument("delay_ms", type=float, help="milliseconds, one way")
     slow.add_argument("loss_percent", type=float, nargs="?", default=0.0)
+    played = command(
+        "disaster", _disaster, "play disasters out of disasters/ on a stack of its own"
+    )
+    played.add_argument("names", nargs="+", metavar="CASE")
+    played.add_argument("--folder", type=Path, help="where the cases are; disasters/ when left out")
     command("down", _down, "remove a running lab")
     command("clean", _clean, "remove what labs left behind whose owner is gone")
     command("fetch", _fetch, "fill the cache: the image, MongoDB's server, OpenHIM")
@@ -144,6 +149,19 @@ def _site(options: argparse.Namespace) -> None:
 
 def _slow(options: argparse.Namespace) -> None:
     Lab.attach(options.lab).slow_site(options.site, options.delay_ms, options.loss_percent)
+
+
+def _disaster(options: argparse.Namespace) -> int:
+    # It needs the library and its YAML, which no other command does.
+    from saltext.openhim.errors import OpenHIMError
+
+    from lab import disasters
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        return disasters.main(options.names, options.folder or disasters.FOLDER)
+    except OpenHIMError as error:
+        raise LabError(str(error)) from error
 
 
 def _down(options: argparse.Namespace) -> None:

@@ -28,7 +28,7 @@ MONGODB_PLATFORM = f"mongodb-linux-x86_64-ubuntu2204-{MONGODB_VERSION}"
 OPENHIM_VERSION = "4.0.5"
 # Version 4.0.5 speaks a wire protocol that MongoDB 6 no longer answers; these drivers do.
 OPENHIM_DRIVERS = {"mongoose": "5.13.23", "agenda": "2.3.0", "mongodb": "3.7.4"}
-OPENHIM_RECIPE = "6"  # raise it whenever the built archive would change
+OPENHIM_RECIPE = "7"  # raise it whenever the built archive would change
 
 DEB_CONTROL = f"""\
 Package: mongodb-org-server

@@ -73,7 +73,7 @@ def main(report: Path) -> int:
 
 def _play(story: Story, running: stack.Stack) -> dict[str, Any]:
     with story.step("Production by highstate: `salt '*' state.highstate`, all hosts at once"):
-        _highstate(story, running)
+        highstate(story, running)
     log = running.folder / "orders.jsonl"
     back = _destroyed_and_back(story, running, log)
     with story.step(
@@ -81,7 +81,7 @@ def _play(story: Story, running: stack.Stack) -> dict[str, Any]:
     ):
         clinics = start_clinics(running, log)
         wanted = ORDERS_DESTROYED + ORDERS_BEFORE
-        _wait_for(lambda: len(traffic.acknowledged(traffic.read(log))) >= wanted, 120)
+        wait_for(lambda: len(traffic.acknowledged(traffic.read(log))) >= wanted, 120)
     with story.step(f"Site {LOST} loses power, while orders are on their way"):
         disrupted = time.time()
         running.lab.kill_site(LOST)
@@ -93,15 +93,20 @@ def _play(story: Story, running: stack.Stack) -> dict[str, Any]:
         "reason": f"{LOST} lost power",
         "disrupted_at": disrupted_at,
     }
+    word = {"attest": {LOST: f"the demo took its power away at {disrupted_at}"}}
     with story.step("A failover without the stack's name is refused"):
         plan = running.master.run("openhim_dr.failover_plan", **{**request, "confirm": "exmaple"})
         raise_unless(plan["refusals"], "a failover with a wrong confirmation was not refused")
         story.say("\n".join(plan["refusals"]))
+    with story.step(f"Without a word for {LOST}, which may only be cut off, it is refused, too"):
+        plan = running.master.run("openhim_dr.failover_plan", **request)
+        raise_unless(plan["refusals"], "a failover beside a site that may be open was not refused")
+        story.say("\n".join(plan["refusals"]))
     title = f"The failover: `salt-run state.orchestrate orch.failover`, to {SURVIVOR}"
     with story.step(title), running.master.progress(story.say):
-        result = _failover(running, request)
+        result = _failover(running, {**request, **word})
     with story.step(f"The clinics go on at {SURVIVOR}, until {ORDERS_AFTER} more are acknowledged"):
-        _wait_for(lambda: len(acknowledged_at(log, running, SURVIVOR)) >= ORDERS_AFTER, 120)
+        wait_for(lambda: len(acknowledged_at(log, running, SURVIVOR)) >= ORDERS_AFTER, 120)
         clinics.stop(30)
     with story.step("Every acknowledged order is looked up in MongoDB"):
         outcome = reckon(running, log, disrupted)
@@ -130,18 +135,18 @@ def _destroyed_and_back(story: Story, running: stack.Stack, log: Path) -> dict[s
         running.master.orchestrate("orch.backup", {"backup": request})
     with story.step(f"Clinics send orders until {ORDERS_DESTROYED} are acknowledged"):
         clinics = start_clinics(running, log)
-        _wait_for(lambda: len(traffic.acknowledged(traffic.read(log))) >= ORDERS_DESTROYED, 120)
+        wait_for(lambda: len(traffic.acknowledged(traffic.read(log))) >= ORDERS_DESTROYED, 120)
         clinics.stop(30)
     with story.step("A bad script drops the channels and spoils every transaction"):
         before = int(time.time()) + 1  # all that was acknowledged was written before that second
-        _wait_for(lambda: time.time() >= before, 5)
-        core = running.lab.host(_core(running, LOST))
-        url = json.loads(core.read("/etc/openhim/core.json"))["mongo"]["url"]
+        wait_for(lambda: time.time() >= before, 5)
+        host = running.lab.host(core(running, LOST))
+        url = json.loads(host.read("/etc/openhim/core.json"))["mongo"]["url"]
         command = ["/opt/salt/bin/python", "-c", DESTROY]
-        core.run(command, input=json.dumps({"url": url}))
+        host.run(command, input=json.dumps({"url": url}))
     moment = datetime.fromtimestamp(before, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
     with story.step("The oplog archive reaches beyond that second"):
-        _wait_for(lambda: archived_until(running) >= before, 120)
+        wait_for(lambda: archived_until(running) >= before, 120)
     with story.step(f"Back to the second before: `orch.restore` to {moment}"):
         began = time.monotonic()
         request = {
@@ -154,7 +159,7 @@ def _destroyed_and_back(story: Story, running: stack.Stack, log: Path) -> dict[s
         seconds = time.monotonic() - began
     with story.step("Every order that was acknowledged before is looked up"):
         orders = traffic.acknowledged(traffic.read(log))
-        found = _transactions(running)
+        found = transactions(running)
         missing = [o["number"] for o in orders if str(o["number"]) not in found]
         raise_unless(not missing, f"acknowledged before {moment}, and not restored: {missing}")
         raise_unless("destroyed" not in found.values(), "transactions are still spoilt")
@@ -179,7 +184,8 @@ def raise_unless(condition: Any, message: str) -> None:
         raise LabError(message)
 
 
-def _highstate(story: Story, running: stack.Stack) -> None:
+def highstate(story: Story, running: stack.Stack) -> None:
+    """A highstate of every host; each of its states must hold."""
     with running.master.progress(story.say):
         results = running.master.salt("*", "state.highstate", timeout=600)
     failed = {
@@ -195,23 +201,38 @@ def _highstate(story: Story, running: stack.Stack) -> None:
     story.say(f"{count} states on {len(results)} hosts hold")
 
 
-def start_clinics(running: stack.Stack, log: Path) -> Process:
-    """Let the clinics of the lab send orders, first to the site that will be lost."""
+@dataclass(frozen=True)
+class Place:
+    """Where clinics are, by which name they are known, and the number of their first order."""
+
+    name: str = "clinics"
+    site: str = "clinics"
+    address: str = stack.CLINICS
+    first: int = 1
+
+
+def start_clinics(running: stack.Stack, log: Path, *cores: str, place: Place = Place()) -> Process:
+    """Let clinics of the lab send orders, first to the site that will be lost.
+
+    cores: those that they know instead, as :mod:`lab.traffic` takes them.
+    """
     log.touch()
-    cores = [_core(running, site) for site in (LOST, SURVIVOR)]
+    known = cores or [core(running, site) for site in (LOST, SURVIVOR)]
     return running.lab.process(
-        "clinics",
-        stack.CLINICS,
-        "clinics",
-        [sys.executable, "-m", "lab.traffic", log, WRITERS, PER_SECOND, *cores],
+        place.name,
+        place.address,
+        place.site,
+        [sys.executable, "-m", "lab.traffic", log, WRITERS, PER_SECOND, *known],
         env={
             "PYTHONPATH": str(stack.REPOSITORY),
             "CLINIC": f"{CLIENT}:{running.secret('client_laboratory')}",
+            "FIRST": str(place.first),
         },
     )
 
 
-def _core(running: stack.Stack, site: str) -> str:
+def core(running: stack.Stack, site: str) -> str:
+    """The host of a site's OpenHIM."""
     hosts = running.declared["hosts"]
     return next(
         name for name, host in hosts.items() if host["site"] == site and "core" in host["roles"]
@@ -220,13 +241,13 @@ def _core(running: stack.Stack, site: str) -> str:
 
 def acknowledged_at(log: Path, running: stack.Stack, site: str) -> list[dict]:
     """The orders that the OpenHIM of one site acknowledged."""
-    core = _core(running, site)
-    return [order for order in traffic.acknowledged(traffic.read(log)) if order["core"] == core]
+    name = core(running, site)
+    return [order for order in traffic.acknowledged(traffic.read(log)) if order["core"] == name]
 
 
-def _failover(running: stack.Stack, request: Mapping[str, str]) -> dict[str, Any]:
+def _failover(running: stack.Stack, request: Mapping[str, Any]) -> dict[str, Any]:
     running.master.orchestrate("orch.failover", {"failover": request})
-    (epoch,) = running.master.run("openhim_dr.history", stack=request["confirm"])
+    *_, epoch = running.master.run("openhim_dr.history", stack=request["confirm"])
     return {"epoch": epoch["epoch"], **epoch["result"]}
 
 
@@ -234,7 +255,7 @@ def reckon(running: stack.Stack, log: Path, disrupted: float) -> dict[str, Any]:
     """Compare what clients were told with what MongoDB has."""
     orders = traffic.read(log)
     acknowledged = traffic.acknowledged(orders)
-    found = _transactions(running)
+    found = transactions(running)
     states = Counter(found.get(str(order["number"]), "missing") for order in acknowledged)
     missing = [order for order in acknowledged if str(order["number"]) not in found]
     before = [order for order in acknowledged if order["answered"] <= disrupted]
@@ -251,11 +272,12 @@ def reckon(running: stack.Stack, log: Path, disrupted: float) -> dict[str, Any]:
     }
 
 
-def _transactions(running: stack.Stack) -> dict[str, str]:
+def transactions(running: stack.Stack, site: str = SURVIVOR) -> dict[str, str]:
+    """What MongoDB at a site has of the orders: number → status."""
     member = next(
         name
         for name, host in running.declared["hosts"].items()
-        if host["site"] == SURVIVOR and "mongodb" in host["roles"]
+        if host["site"] == site and "mongodb" in host["roles"]
     )
     database = running.declared["mongodb"]["databases"]["main"]
     asked = {
@@ -272,7 +294,8 @@ def _transactions(running: stack.Stack) -> dict[str, str]:
     return json.loads(answer.stdout)
 
 
-def _wait_for(condition: Callable[[], bool], seconds: float) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float) -> None:
+    """Wait until something is so; raises when it is not in time."""
     deadline = time.monotonic() + seconds
     while not condition():
         raise_unless(time.monotonic() < deadline, f"it did not come to that within {seconds} s")

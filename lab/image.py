@@ -23,7 +23,7 @@ PACKAGES = [
     "systemd", "systemd-sysv", "dbus", "adduser", "iproute2", "iputils-ping", "nftables",
     "chrony", "openssh-server", "logrotate", "curl", "ca-certificates", "procps", "openssl",
     "libcurl4", "libssl3", "nodejs", "python3", "python3-venv", "netbase", "xz-utils", "kmod",
-    "restic",
+    "restic", "libfaketime",
 ]  # fmt: skip
 WHEELS = ["salt>=3008.3,<3009", "pymongo>=4.6", "pyyaml", "cryptography"]
 COMMANDS = ["salt", "salt-call", "salt-cp", "salt-key", "salt-master", "salt-minion", "salt-run"]

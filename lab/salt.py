@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from lab.errors import LabError
 from lab.lab import Lab
 
-START_SECONDS = 120
+#: A busy machine needs minutes until its master listens; only a failure waits to the end.
+START_SECONDS = 420
 
 # Without DNS and with everything on one machine, what Salt waits for by default is only time lost.
 MASTER = {
@@ -102,9 +103,12 @@ class SaltMaster:
     def start_minion(self, name: str) -> None:
         """Configure and start the minion of one host, for example one that was made anew."""
         host = self.lab.host(name)
-        settings = {**MINION, "master": self.host.name, "id": name, **self._minion_config}
-        host.write("/etc/salt/minion", json.dumps(settings, indent=1) + "\n")
+        host.write("/etc/salt/minion", json.dumps(self.minion_settings(name), indent=1) + "\n")
         host.run(["systemctl", "enable", "--now", "salt-minion"])
+
+    def minion_settings(self, name: str) -> dict[str, object]:
+        """Return the configuration of a minion."""
+        return {**MINION, "master": self.host.name, "id": name, **self._minion_config}
 
     def wait_for(self, minions: Iterable[str], timeout: float = START_SECONDS) -> None:
         """Wait until minions answer.
@@ -213,7 +217,8 @@ class SaltMaster:
         )
         if check and self.retcodes["run"]:
             raise LabError(
-                f"the orchestration {name} failed:\n{json.dumps(result, indent=1)[-6000:]}"
+                f"the orchestration {name} failed:\n"
+                f"{json.dumps(list(_failed(result)), indent=1)[-6000:]}"
             )
         return result
 
@@ -348,11 +353,27 @@ def _arguments(args: Iterable[object], kwargs: Mapping[str, object]) -> list[str
     return words
 
 
+def _failed(found: object) -> Iterator[dict]:
+    """The steps and states that failed, without those in which others failed."""
+    inside = [one for part in _parts(found) for one in _failed(part)]
+    if inside:
+        yield from inside
+    elif isinstance(found, dict) and found.get("result") is False:
+        yield {key: found.get(key) for key in ("__id__", "name", "comment")}
+
+
+def _parts(found: object) -> Iterable[object]:
+    if isinstance(found, dict):
+        return found.values()
+    return found if isinstance(found, list) else ()
+
+
 def _json(done: subprocess.CompletedProcess[str], command: Sequence[str]) -> dict:
     try:
         return json.loads(done.stdout)
     except ValueError as error:
-        tail = "\n".join((done.stdout + done.stderr).strip().splitlines()[-25:])
+        begin, end = done.stdout[:500], (done.stdout + done.stderr).strip()[-2000:]
         raise LabError(
-            f"{' '.join(command[:2])} … printed no JSON and ended with {done.returncode}:\n{tail}"
+            f"{' '.join(command[:4])} … printed no JSON and ended with {done.returncode}:\n"
+            f"{begin}\n…\n{end}"
         ) from error

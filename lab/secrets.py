@@ -57,8 +57,8 @@ def write(pillar: Mapping[str, Any], directory: Path) -> None:
 def _value(name: str, keyfile: str) -> str:
     if name == keyfile:
         return base64.b64encode(random.token_bytes(756)).decode()
-    # No characters that mean something to YAML, Jinja, URLs or a shell.
-    return random.token_urlsafe(32)
+    # No characters that mean something to YAML, Jinja, URLs or a shell; base64, for a TSIG key.
+    return random.token_hex(32)
 
 
 @dataclass(frozen=True)

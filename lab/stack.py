@@ -55,8 +55,8 @@ class Stack:
         return self.pillar["openhim"]
 
     def managed(self) -> list[str]:
-        """The declared hosts, in the order of the declaration."""
-        return list(self.declared["hosts"])
+        """The declared hosts but those that stand by, in the order of the declaration."""
+        return _taking_part(self.declared)
 
     def secret(self, name: str) -> str:
         """The value of a secret that was made for this lab."""
@@ -78,8 +78,15 @@ def declaration(folder: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def started(pillar_folder: Path = EXAMPLE, upstreams: bool = True) -> Iterator[Stack]:
-    """Boot the hosts that a pillar declares, start Salt on them, and clean up afterwards."""
+def started(
+    pillar_folder: Path = EXAMPLE,
+    upstreams: bool = True,
+    share: Mapping[str, Path] | None = None,
+) -> Iterator[Stack]:
+    """Boot the hosts that a pillar declares, start Salt on them, and clean up afterwards.
+
+    Hosts that stand by boot too, and get no minion. share: further folders that every host sees.
+    """
     pillar = declaration(pillar_folder)
     folder = Path(tempfile.mkdtemp(prefix="stack-", dir=cache.directory()))
     try:
@@ -96,21 +103,28 @@ def started(pillar_folder: Path = EXAMPLE, upstreams: bool = True) -> Iterator[S
             SECRETS: folder / "secrets",
             "/srv/pillar": pillar_folder,
             APT: folder / "apt",
+            **(share or {}),
         }
         with Lab.start(hosts=hosts, share=shares, belongings=[folder]) as lab:
             if upstreams:
-                _start_upstreams(lab)
+                for site, address in UPSTREAMS.items():
+                    start_upstream(lab, site, address)
             if "backup" in pillar["openhim"]:
                 store.start(lab, folder / "store", lambda name: secret(folder, name))
-            yield Stack(lab, _start_salt(lab), pillar, folder)
+            yield Stack(lab, _start_salt(lab, _taking_part(pillar["openhim"])), pillar, folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _start_salt(lab: Lab) -> SaltMaster:
+def _taking_part(openhim: Mapping[str, Any]) -> list[str]:
+    return [name for name, host in openhim["hosts"].items() if not host.get("standby")]
+
+
+def _start_salt(lab: Lab, minions: list[str]) -> SaltMaster:
     master = SaltMaster(
         lab,
         "master",
+        minions=minions,
         file_roots=[f"{SHARED}/salt", ARTIFACTS],
         pillar_roots=["/srv/pillar", SECRETS],
         config={
@@ -129,15 +143,15 @@ def _start_salt(lab: Lab) -> SaltMaster:
     return master
 
 
-def _start_upstreams(lab: Lab) -> None:
-    for site, address in UPSTREAMS.items():
-        lab.process(
-            f"{site}-laboratory",
-            address,
-            site,
-            [sys.executable, "-m", "lab.upstream", address, UPSTREAM_PORT],
-            env={"PYTHONPATH": str(REPOSITORY)},
-        )
+def start_upstream(lab: Lab, site: str, address: str) -> None:
+    """Start a site's laboratory."""
+    lab.process(
+        f"{site}-laboratory",
+        address,
+        site,
+        [sys.executable, "-m", "lab.upstream", address, UPSTREAM_PORT],
+        env={"PYTHONPATH": str(REPOSITORY)},
+    )
 
 
 def _artifacts(folder: Path) -> None:

@@ -2,9 +2,11 @@
 
 ``python -m lab.traffic LOG WRITERS PER_SECOND CORE [CORE…]`` with the client's ``name:password`` in
 the environment variable ``CLINIC``. Each line of LOG is one order: its number, when it was sent and
-answered (seconds since 1970), the core, and the HTTP status, or the error. A writer whose core
-does not answer goes to the next one, as clinics do that know two addresses. Runs until it is
-told to stop (SIGTERM). A log that has orders is continued, with the numbers after theirs.
+answered (seconds since 1970), the core and its address, and the HTTP status, or the error. A writer
+whose core does not answer goes to the next one, as clinics do that know two addresses; the address
+of ``NAME@SERVER`` tells that name server, and it is kept for as long as it says. Runs until it is
+told to stop (SIGTERM). A log that has orders is continued, with the numbers after theirs; an empty
+one begins with the number in the environment variable ``FIRST``.
 """
 
 from __future__ import annotations
@@ -22,9 +24,35 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
+import dns.exception
+import dns.resolver
+
 PORT = 5001
 TIMEOUT = 5
 PATH = "/laboratory/orders/"
+
+
+class Names:
+    """Where cores are, as clients find out."""
+
+    def __init__(self) -> None:
+        self._resolvers: dict[str, dns.resolver.Resolver] = {}
+
+    def address(self, core: str) -> str:
+        """What to connect to. Raises OSError where the name server tells no address."""
+        name, _, server = core.partition("@")
+        if not server:
+            return core
+        if server not in self._resolvers:
+            resolver = dns.resolver.Resolver(configure=False)
+            resolver.nameservers = [server]
+            resolver.lifetime = TIMEOUT
+            resolver.cache = dns.resolver.LRUCache()
+            self._resolvers[server] = resolver
+        try:
+            return str(self._resolvers[server].resolve(f"{name}.", "A")[0])
+        except dns.exception.DNSException as error:
+            raise OSError(f"{name}: {type(error).__name__}") from error
 
 
 class Clinics:
@@ -39,6 +67,7 @@ class Clinics:
         self._pause = 1 / per_second
         self._numbers = itertools.count(first)
         self._lock = threading.Lock()
+        self._names = Names()
         self.stop = threading.Event()
 
     def write(self, writer: int) -> None:
@@ -50,7 +79,10 @@ class Clinics:
             name = self._cores[core % len(self._cores)]
             entry: dict[str, object] = {"number": number, "core": name, "sent": time.time()}
             try:
-                connection = connection or http.client.HTTPConnection(name, PORT, timeout=TIMEOUT)
+                if connection is None:
+                    address = self._names.address(name)
+                    connection = http.client.HTTPConnection(address, PORT, timeout=TIMEOUT)
+                entry["address"] = connection.host
                 body = json.dumps({"order": number, "writer": writer})
                 connection.request("POST", f"{PATH}{number}", body, self._headers)
                 response = connection.getresponse()
@@ -82,7 +114,8 @@ def main(arguments: Sequence[str]) -> None:
     """Run until SIGTERM."""
     log, writers, per_second, *cores = arguments
     authorization = "Basic " + base64.b64encode(os.environ["CLINIC"].encode()).decode()
-    first = 1 + max((order["number"] for order in read(Path(log))), default=0)
+    before = int(os.environ.get("FIRST", "1")) - 1
+    first = 1 + max((order["number"] for order in read(Path(log))), default=before)
     with Path(log).open("a") as file:
         clinics = Clinics(file, cores, authorization, float(per_second) / int(writers), first)
         signal.signal(signal.SIGTERM, lambda *_: clinics.stop.set())

@@ -3,6 +3,7 @@
 base:
   '*':
     - openhim.production
+    # - openhim.cut_over         # once a name server takes updates; with secrets.cut_over below
     - secrets.public             # the authority's certificate: no secret, but made with them
   '*-db*':
     - secrets.mongodb
@@ -16,3 +17,4 @@ base:
     - openhim.authority
     - secrets.authority
     - secrets.start_bundle
+    # - secrets.cut_over

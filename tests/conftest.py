@@ -1,6 +1,6 @@
 """What all tests share: a marker per layer, who runs what when, and a folder for Salt's daemons.
 
-``pytest -n 2`` runs two workers. Tests that share servers stay on one worker; the lab's hosts need
+``pytest -n 4`` runs four workers. Tests that share servers stay on one worker; the lab's hosts need
 the whole machine, so a file of the layer ``lab`` waits until nothing else runs.
 """
 

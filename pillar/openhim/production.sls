@@ -139,11 +139,86 @@ openhim:
       interval_seconds: 20
     files: [/etc/mongod]
     retention: {last: 3, hourly: 24, daily: 7, weekly: 5, monthly: 12, yearly: 6, minimum_verified: 2}
+    keep_aside_days: 30          # what a restore replaces is kept before, for so long
     assertions:
       - {collection: openhim.channels, at_least: 1}
     schedule: {take: 3600, copy: 3600, verify: 86400, prune: 86400, bundle: 86400}   # seconds between two
     max_age_seconds: 7200
 
+  drills:                        # a restore point is started where nothing gets out, and must serve
+    run_by: west-backup
+    schedule: {functional: 604800}
+    max_age_seconds: {functional: 1209600, tabletop: 15768000, full: 31536000}
+
+  # What switches a host of a lost site off that answers nobody (docs/topics/fencing.md):
+  # fencing:
+  #   power_off:                   # programs of your own, which run on the master
+  #     run: [/usr/local/bin/provider, "off", "{host}"]
+  #     state: [/usr/local/bin/provider, state, "{host}"]
+  #     when_off: "off"            # what state prints of a host that is off
+  #     timeout_seconds: 60
+
   targets:                       # what the business asks for; reports show what was measured beside it
     rpo_seconds: 60
     rto_seconds: 900
+
+  plan:                          # the disaster recovery plan: runbook and report are made from it
+    organisation: Ministry of Health
+    contacts:                    # each is reached in one way at least, best in two
+      ada: {name: Ada Mwale, phone: "+1 202 555 0101", email: ada@example.org}
+      ben: {name: Ben Phiri, phone: "+1 202 555 0102", email: ben@example.org}
+      chi: {name: Chikondi Banda, phone: "+1 202 555 0103"}
+      north-desk: {name: Night desk of the primary data centre, phone: "+1 202 555 0110"}
+      south-desk: {name: Night desk of the distant data centre, phone: "+1 202 555 0120"}
+      laboratory: {name: National laboratory, phone: "+1 202 555 0130", other: radio channel 4}
+    facilities:                  # by site: who lets people in
+      north: {address: "1 Hospital Road, Northtown", access: [north-desk, ada]}
+      south: {address: "7 Harbour Street, Southport", access: [south-desk, chi]}
+      west: {address: "Provider, region west", access: [ben], instructions: By the provider's console}
+    roles:                       # the first is in charge, the others succeed in this order
+      coordinator: {duties: Declares the disaster and its end, holders: [ada, ben]}
+      technical-lead: {duties: Runs the orchestrations, holders: [ben, chi, ada]}
+      communications: {duties: Tells clinics and authorities, holders: [chi, ada]}
+    activation:
+      - {when: The primary site does not answer and is known to be off, after_seconds: 900,
+         verb: failover, decided_by: coordinator}
+      - {when: "OpenHIM's host is lost, MongoDB lives", after_seconds: 600,
+         verb: core, decided_by: technical-lead}
+      - {when: The data is corrupt or was deleted, verb: restore, decided_by: coordinator}
+      - {when: No site is left, verb: rebuild, decided_by: coordinator}
+    tiers:                       # what matters most, and what was promised
+      critical:
+        order: 1
+        rpo_seconds: 60
+        rto_seconds: 900
+        max_downtime_seconds: 14400
+        impact: Laboratories work blind; patients wait for treatment
+        sla: 99.9 % a month, to the National laboratory
+        strategy: warm standby
+        cost: A member and a core at the distant site
+        databases: [main]
+        channels: [Laboratory orders]
+      records:
+        order: 2
+        rpo_seconds: 3600
+        rto_seconds: 86400
+        max_downtime_seconds: 259200
+        impact: Accesses are recorded late; nobody is harmed at once
+        strategy: backup and restore
+        databases: [audit]
+        services: [Reports]
+    communication:
+      - {when: The disaster is declared, whom: [technical-lead, communications], by: coordinator,
+         within_seconds: 600, acknowledged: true, template: "Disaster declared for {stack}: {reason}."}
+      - {when: OpenHIM serves again, whom: [laboratory], by: communications, within_seconds: 1800,
+         counts_from: service, acknowledged: true, template: "{stack} serves from {site}. Lost, at most: {rpo}."}
+    emergency_mode: {channels: [Laboratory orders], entered_by: coordinator}
+    tests:
+      restore: {kind: verification, every_days: 7, owner: technical-lead}
+      site-lost: {kind: drill, every_days: 90, owner: technical-lead, scenario: The primary site burns}
+      tabletop: {kind: tabletop, every_days: 180, owner: coordinator, scenario: Ransomware}
+      phones: {kind: contacts, every_days: 90, owner: communications}
+    retention_years: 6
+    copies:
+      - {where: The safe of the distant data centre, kept_by: south-desk}
+      - {where: Every host, host: west-backup, kept_by: ben}

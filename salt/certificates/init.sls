@@ -6,8 +6,3 @@ include:
 {%- if certificates.get('ca_server') == grains['id'] %}
   - certificates.authority
 {%- endif %}
-
-every certificate in use is valid for long enough:
-  openhim_host.certificates_valid:
-    - days_remaining: {{ certificates.get('days_remaining', 30) }}
-    - order: last

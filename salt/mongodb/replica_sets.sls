@@ -34,3 +34,11 @@ the set {{ instance.set }} is healthy:
     - require:
       - mongodb_replset: the set {{ instance.set }} is configured
 {%- endfor %}
+
+# It looks at every set of this host.
+no emergency account of MongoDB outlives its time:
+  openhim_break_glass.kept_to_time:
+    - require:
+{%- for instance in salt['mongodb_replset.instances']() %}
+      - mongodb_replset: the set {{ instance.set }} is healthy
+{%- endfor %}

@@ -3,30 +3,9 @@
 {%- set core = salt['openhim.core_settings']() %}
 include:
   - openhim.checked
+  - openhim.release
   - certificates
   - firewall
-
-node is installed:
-  pkg.installed:
-    - name: {{ pillar['openhim']['core'].get('node_package', 'nodejs') }}
-    - require:
-      - openhim: the pillar is allowed
-
-the user of OpenHIM exists:
-  user.present:
-    - name: {{ core.user }}
-    - system: true
-    - usergroup: true
-    - home: /var/lib/openhim
-    - shell: /usr/sbin/nologin
-    - require:
-      - openhim: the pillar is allowed
-
-OpenHIM is installed:
-  openhim.installed:
-    - require:
-      - pkg: node is installed
-      - user: the user of OpenHIM exists
 
 OpenHIM is configured:
   openhim.configured:
@@ -86,6 +65,11 @@ OpenHIM is healthy:
     - require:
       - openhim: OpenHIM holds the declared objects
       - openhim: OpenHIM can be tried with a synthetic transaction
+
+no emergency account of OpenHIM outlives its time:
+  openhim_break_glass.kept_to_time:
+    - require:
+      - openhim: OpenHIM is healthy
 
 {%- if pillar['openhim'].get('firewall', {}).get('enabled') %}
 

@@ -8,6 +8,7 @@ include:
   - names
   - clock
   - certificates
+  - certificates.valid
   - firewall
   - fence
 {%- endif %}
@@ -17,9 +18,18 @@ include:
 {%- if 'core' in roles %}
   - openhim.core
 {%- endif %}
+{%- if roles %}
+  - lease
+{%- endif %}
 {%- if roles and pillar['openhim'].get('backup') and salt['openhim_backup.tasks']().schedule %}
   - backup
 {%- endif %}
+{%- if roles and salt['openhim_drill.tasks']().here %}
+  - drill
+{%- endif %}
 {%- if 'master' in roles and (pillar['openhim'].get('backup') or {}).get('bundle') %}
   - backup.bundle
+{%- endif %}
+{%- if roles and pillar['openhim'].get('plan') %}
+  - plan
 {%- endif %}

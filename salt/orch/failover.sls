@@ -2,9 +2,11 @@
 #
 #   salt-run state.orchestrate orch.failover pillar='{"failover": {"to_site": "south",
 #     "confirm": "<the stack's name>", "declared_by": "<who>", "reason": "<why>",
-#     "disrupted_at": "2026-01-31T12:00:00Z"}}'
+#     "disrupted_at": "2026-01-31T12:00:00Z", "attest": {"north": "<how it is known to be off>"}}}'
 #
 # With test=True it tells what it would do and changes nothing. Run again after a crash, it goes on.
+{%- from 'orch/afterwards.jinja' import afterwards %}
+{%- from 'orch/timeline.jinja' import reached %}
 {%- set request = pillar.get('failover', {}) %}
 {%- set plan = salt['saltutil.runner']('openhim_dr.failover_plan', kwarg=request) %}
 {%- if plan.refusals %}
@@ -35,9 +37,18 @@ The decision is on record:
 
 Every host that is left knows it:
   salt.runner:
-    - name: openhim_dr.failover_known
+    - name: openhim_dr.tell
     - kwarg: {stack: {{ request.confirm | json }}, hosts: {{ plan.hosts | json }}}
     - failhard: true
+{{ reached(request.confirm, 'every host that is left knows it') }}
+
+# What answers of the lost site is fenced; for what does not, there must be another proof.
+No other site takes writes:
+  salt.runner:
+    - name: openhim_dr.secure
+    - kwarg: {{ dict(request, verb='failover') | json }}
+    - failhard: true
+{{ reached(request.confirm, 'no other site takes writes') }}
 
 {%- for set, host in plan.promote.items() %}
 
@@ -48,6 +59,7 @@ The distant member of {{ set }} is the primary:
     - pillar: {{ dict(overlay, promote=set) | json }}
     - failhard: true
 {%- endfor %}
+{{ reached(request.confirm, 'the primaries are at ' ~ request.to_site) }}
 
 OpenHIM serves at {{ request.to_site }}:
   salt.state:
@@ -56,10 +68,20 @@ OpenHIM serves at {{ request.to_site }}:
     - sls: openhim.serving
     - pillar: {{ overlay | json }}
     - failhard: true
+{{ reached(request.confirm, 'OpenHIM runs at ' ~ request.to_site) }}
+
+Clients are led to {{ request.to_site }}:
+  salt.runner:
+    - name: openhim_dr.cut_over
+    - kwarg: {stack: {{ request.confirm | json }}, site: {{ request.to_site | json }}, if_declared: true}
+    - failhard: true
+{%- if plan.leads_clients %}
+{{ reached(request.confirm, 'clients are led to ' ~ request.to_site) }}
+{%- endif %}
 
 A transaction goes through and is found again:
   salt.runner:
-    - name: openhim_dr.failover_conclude
+    - name: openhim_dr.conclude
     - kwarg: {stack: {{ request.confirm | json }}}
     - failhard: true
 
@@ -70,20 +92,13 @@ Every host that is left confirms the new reality:
     - highstate: true
     - pillar: {{ overlay | json }}
     - failhard: true
+{{ reached(request.confirm, 'every host that is left has confirmed it') }}
 
 The failover is done:
   salt.runner:
-    - name: openhim_dr.failover_complete
+    - name: openhim_dr.complete
     - kwarg: {stack: {{ request.confirm | json }}}
     - failhard: true
 
-{%- if plan.bundled_by %}
-
-The start bundle knows of it:
-  salt.state:
-    - tgt: {{ plan.bundled_by | json }}
-    - tgt_type: list
-    - sls: backup.bundle
-    - pillar: {{ overlay | json }}
-{%- endif %}
+{{ afterwards(plan, overlay) }}
 {%- endif %}

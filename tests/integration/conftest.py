@@ -9,14 +9,18 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from saltfactories.daemons.minion import SaltMinion
 from saltfactories.manager import FactoriesManager
 
 from lab import environments, secrets
+from tests import ports
+from tests.authority import Authority, pem
 from tests.listener import Listener, listening
 
 REPOSITORY = environments.REPOSITORY
@@ -29,6 +33,24 @@ class Answer:
 
     data: Any
     returncode: int
+
+
+class MinionOnItsOwnDisk(SaltMinion):
+    """Keeps what a host remembers of recoveries for itself: two minions here are two hosts."""
+
+    def cmdline(self, *args: str) -> list[str]:
+        own = Path(self.config_dir) / "disk"
+        own.mkdir(exist_ok=True)
+        script = """\
+mount --make-rprivate /
+mkdir -p "$0/upper" "$0/work" "$0/known"
+mount -t overlay overlay /var/lib -o lowerdir=/var/lib,upperdir="$0/upper",workdir="$0/work"
+mkdir -p /var/lib/saltext-openhim
+mount --bind "$0/known" /var/lib/saltext-openhim
+exec "$@"
+"""
+        command = super().cmdline(*args)
+        return ["unshare", "--mount", "sh", "-ec", script, str(own), *command]
 
 
 class Site:
@@ -51,6 +73,8 @@ class Site:
         self.root = root
         self.pillar = root / "pillar"
         self.records = root / "records"
+        self.orchestrations = root / "orchestrations"  # those of a test's own
+        self.orchestrations.mkdir()
         shutil.copytree(REPOSITORY / "pillar", self.pillar)
         declared = yaml.safe_load((self.pillar / "openhim" / "production.sls").read_text())
         secrets.write(declared, root / "secrets")
@@ -68,7 +92,7 @@ class Site:
         self.master = factories.salt_master_daemon(
             f"{kind}-master",
             defaults={
-                "file_roots": {"base": [str(folder) for folder in roots]},
+                "file_roots": {"base": [str(folder) for folder in (*roots, self.orchestrations)]},
                 "pillar_roots": {"base": [str(self.pillar), str(root / "secrets")]},
                 "ext_pillar": [{"openhim_recovery": str(self.records)}],
                 "auto_accept": True,
@@ -82,6 +106,7 @@ class Site:
         )
         self.minion = self.master.salt_minion_daemon(
             host,
+            factory_class=MinionOnItsOwnDisk,
             defaults={
                 "enable_fqdns_grains": False,
                 "grains_cache": True,
@@ -193,13 +218,73 @@ def people() -> Iterator[Listener]:
         yield listener
 
 
+@dataclass
+class Door:
+    """Where salt-api of ``synced`` listens, and to whom it opens."""
+
+    folder: Path
+    port: int
+    user: str = "duty"
+    password: str = "told to those on duty"
+
+    @property
+    def served(self) -> Path:
+        """The folder that it shows to everybody."""
+        return self.folder / "status"
+
+    def settings(self) -> dict[str, Any]:
+        """Of the master, as docs/topics/status-page.md has them; only the login is another."""
+        return {
+            "rest_cherrypy": {
+                "host": "127.0.0.1",
+                "port": self.port,
+                "ssl_crt": str(self.folder / "api.crt"),
+                "ssl_key": str(self.folder / "api.key"),
+                "static": str(self.served),
+            },
+            "netapi_enable_clients": ["runner"],
+            "external_auth": {
+                "file": {
+                    "^filename": str(self.folder / "users"),
+                    "^hashtype": "sha256",
+                    self.user: [{"@runner": ["openhim_dr.report"]}],
+                }
+            },
+        }
+
+    def made(self) -> Door:
+        """Its files are there."""
+        authority = Authority()
+        certificate, key = authority.issue(["127.0.0.1"])
+        for name, content in (
+            ("ca.crt", pem(authority.certificate)),
+            ("api.crt", certificate),
+            ("api.key", key),
+            ("users", f"{self.user}:{sha256(self.password.encode()).hexdigest()}\n".encode()),
+        ):
+            (self.folder / name).write_bytes(content)
+        self.served.mkdir()
+        return self
+
+
 @pytest.fixture(scope="package")
-def synced(event_listener: Any, people: Listener) -> Iterator[Site]:
+def door(tmp_path_factory: pytest.TempPathFactory) -> Door:
+    """Where salt-api of ``synced`` listens, when a test starts it."""
+    return Door(tmp_path_factory.mktemp("api"), ports.free()).made()
+
+
+@pytest.fixture(scope="package")
+def synced(event_listener: Any, people: Listener, door: Door) -> Iterator[Site]:
     """The package is served from file_roots; nothing but Salt and PyMongo is installed."""
     roots, plain = [REPOSITORY / "salt"], environments.plain()
     settings = {
+        **door.settings(),
         "openhim_notify": people.url("hooks"),
-        "reactor": [{"salt/beacon/*/openhim_backup/*": ["salt://reactor/backups.sls"]}],
+        "reactor": [
+            {"salt/beacon/*/openhim_backup/*": ["salt://reactor/backups.sls"]},
+            {"openhim/emergency/*": ["salt://reactor/emergency.sls"]},
+            {"openhim/break_glass/*": ["salt://reactor/emergency.sls"]},
+        ],
     }
     with started("synced", plain, roots, event_listener, settings) as site:
         yield site

@@ -42,8 +42,11 @@ def test_modules_states_and_runners_load(site: Site) -> None:
     for name in modules("_beacons"):
         known = site.salt("beacons.list_available", return_yaml=False).data
         assert name in known, known
+    known = site.run("doc.runner").data
     for name in modules("_runners"):
-        assert any(f.startswith(f"{name}.") for f in site.run("doc.runner").data), name
+        # Parts of the runner openhim_dr are files of their own, by its name.
+        runner = "openhim_dr" if name.startswith("openhim_dr") else name
+        assert any(f.startswith(f"{runner}.") for f in known), name
 
 
 def test_the_example_pillar_is_allowed(site: Site) -> None:
@@ -64,12 +67,12 @@ def test_the_recovery_record_reaches_the_pillar(site: Site) -> None:
     file = site.records / "example.json"
     file.write_text(json.dumps([record]))
     try:
-        done = site.run("openhim_dr.failover_known", "example", [HOST])
+        done = site.run("openhim_dr.tell", "example", [HOST])
         assert (done.returncode, done.data) == (0, {HOST: 1})
         assert site.salt("openhim.pillar_check").data["active_site"] == "south"
         # A host whose pillar does not get it says what it has, whatever its refresh says.
         with site.changed_pillar(lambda openhim: openhim.update(stack="another")):
-            done = site.run("openhim_dr.failover_known", "example", [HOST], timeout=1)
+            done = site.run("openhim_dr.tell", "example", [HOST], timeout=1)
         assert done.returncode != 0
         assert f"{HOST} (epoch None)" in str(done.data)
         # A damaged record must stop everything: a highstate without it would undo the recovery.

@@ -89,7 +89,7 @@ def test_the_state_tree_is_served_and_nothing_beside_it(served: Site, remote: Re
     listed = set(served.salt("cp.list_master").data)
     expected = set(remote.files("salt"))
     assert expected <= listed
-    folders = ("_modules", "_states", "_runners", "_pillar", "_beacons", "_utils")
+    folders = ("_modules", "_states", "_runners", "_pillar", "_beacons", "_utils", "disasters")
     # gitfs lists the links between the folders as files, and does not follow them.
     assert {name for name in listed - expected if name.split("/")[0] not in folders} == set()
 
@@ -124,6 +124,14 @@ def test_what_is_synced_loads(served: Site) -> None:
     assert set(modules("_states")) <= set(served.salt("sys.list_state_modules").data)
     assert served.run("openhim_dr.history", stack="example").data == []
     assert served.salt("openhim.pillar_check").data["stack"] == "example"
+
+
+def test_the_disasters_are_served(served: Site, remote: Remote) -> None:
+    """Each can be talked through, with what the master's file server has."""
+    found = served.run("openhim_dr.disasters").data
+    assert set(found) == {name.split("/")[0] for name in remote.files("disasters", "happens.yaml")}
+    sheet = served.run("openhim_dr.tabletop", "example", "dead-minion").data
+    assert sheet["happens"] == ["minion_stopped: host north-db1"]
 
 
 def test_the_states_render(served: Site) -> None:

@@ -39,7 +39,8 @@ def changed(results: dict[str, dict]) -> list[str]:
 
 def members(running: Stack, host: str) -> dict[str, str]:
     """What every member of every set answers to one host: ``set/host:port`` → state."""
-    return running.master.salt([host], "openhim_dr.sighting")[host]["members"]
+    seen = running.master.salt([host], "openhim_dr.sighting")[host]["members"]
+    return {name: one["saw"] for name, one in seen.items()}
 
 
 def wait_for(condition: Callable[[], bool], seconds: float, what: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -17,9 +18,11 @@ from pathlib import Path
 import pytest
 
 from lab import demo, stack, traffic
+from lab.host import Host
 from lab.salt import SaltMaster
-from tests.lab import fleet
+from tests.lab import examples, fleet
 from tests.lab.fleet import changed, failures, highstate, reaches, wait_for
+from tests.unit.docs import written
 
 REQUEST = {
     "to_site": "south",
@@ -35,8 +38,14 @@ EVENTS = "/root/events.log"
 
 
 @pytest.fixture(scope="module")
-def production() -> Iterator[stack.Stack]:
-    with stack.started() as running:
+def pillar(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The example pillar, as a copy that this story may change."""
+    return Path(shutil.copytree(stack.EXAMPLE, tmp_path_factory.mktemp("example") / "pillar"))
+
+
+@pytest.fixture(scope="module")
+def production(pillar: Path) -> Iterator[stack.Stack]:
+    with stack.started(pillar) as running:
         note = f"umask 077; exec salt-run state.event >{EVENTS}"
         running.lab.host("master").run(["systemd-run", "--unit=events", "/bin/sh", "-c", note])
         yield running
@@ -260,6 +269,33 @@ def test_a_restore_point_is_taken_and_pulled_and_the_minions_say_so(production):
     )
 
 
+def test_a_drill_is_passed_and_the_report_has_evidence_or_a_named_gap_for_every_clause(production):
+    request = {"stack": "example", "declared_by": "a test"}
+    shown = production.master.orchestrate("orch.drill", {"drill": request}, test=True)
+    assert "Would hold a drill of the restore point" in json.dumps(shown)
+    assert asked(production, "west-backup", "openhim_drill.list") == []
+    production.master.orchestrate("orch.drill", {"drill": request})
+    (held,) = asked(production, "west-backup", "openhim_drill.list")
+    assert (held["verdict"], held["denied"]) == ("passed", 0), held
+    print(f"drill: RTO {held['rto_seconds']} s, RPO {held['rpo_seconds']} s, {held['steps']}")
+    collected = production.master.run("openhim_dr.evidence_collect", "example")
+    assert any(one.endswith(": drill") for one in collected["added"]), collected
+    done = production.master.run("openhim_dr.report", "example")
+    model = json.loads(production.lab.host("master").read(_one(done["files"], ".json")))
+    for clause in model["clauses"]:
+        assert clause["findings"], clause["id"]
+        assert all(finding["text"] for finding in clause["findings"])
+    print(json.dumps(done["gaps"], indent=1))
+    assert f'"rto_seconds": {held["rto_seconds"]}' in json.dumps(model)
+    assert any(finding["state"] == "shown" for c in model["clauses"] for finding in c["findings"])
+    assert "<svg" in production.lab.host("master").read(_one(done["files"], ".html"))
+
+
+def _one(files: list[str], ending: str) -> str:
+    (found,) = [file for file in files if file.endswith(ending)]
+    return found
+
+
 #: Removes every file of the repository that the store lists, and says what the store answers.
 ATTACK = """
 v2='Accept: application/vnd.x.restic.rest.v2'
@@ -301,6 +337,19 @@ with MongoClient(json.load(sys.stdin)["url"]) as client:
 SINCE = ["systemctl", "show", "openhim-core", "-p", "ActiveState,ActiveEnterTimestampMonotonic"]
 
 
+@contextlib.contextmanager
+def _openhim_does_not_stop(host: Host) -> Iterator[None]:
+    folder = "/run/systemd/system/openhim-core.service.d"
+    host.run(["mkdir", "-p", folder])
+    host.write(f"{folder}/stays.conf", "[Unit]\nRefuseManualStop=yes\n")
+    host.run(["systemctl", "daemon-reload"])
+    try:
+        yield
+    finally:
+        host.run(["rm", "-r", folder])
+        host.run(["systemctl", "daemon-reload"])
+
+
 def test_corrupted_data_is_restored_and_openhim_serves_it(production):
     """And nothing else happens before it was asked for by the stack's name."""
     (point,) = asked(production, "south-db1", "openhim_backup.list", "store")["points"]
@@ -319,26 +368,125 @@ def test_corrupted_data_is_restored_and_openhim_serves_it(production):
     request["point"] = point["id"]
     preview = production.master.orchestrate("orch.restore", {"restore": request}, test=True)
     assert f"Would restore {point['id']} from store." in json.dumps(preview)
+    assert "Would take the present data into store." in json.dumps(preview)
     assert asked(production, "south-db1", "openhim_backup.restored") == []
+    with _openhim_does_not_stop(production.lab.host("north-core")):
+        refused = production.master.orchestrate("orch.restore", {"restore": request}, check=False)
+        assert production.master.retcodes["run"] != 0
+        assert production.lab.host("north-core").run(SINCE).stdout == serving, "it was stopped"
+    assert production.master.run("openhim_dr.history", stack="example") == []
+    begun = time.monotonic()
     production.master.orchestrate("orch.restore", {"restore": request})
+    print(f"the restore took {time.monotonic() - begun:.1f} s")
+    (epoch,) = production.master.run("openhim_dr.history", stack="example")
+    assert (epoch["kind"], epoch["active_site"], epoch["lost_sites"]) == ("restore", "north", [])
+    assert epoch["completed_at"]
+    result = epoch["result"]
+    print(json.dumps(result))
+    assert result["synthetic"]["north-core"]["status"] == "Successful"
+    assert result["rto_from_declaration_seconds"] > 0
+    assert result["rpo_seconds"] > 0
+    listed = asked(production, "south-db1", "openhim_backup.list", "store")["points"]
+    assert [one["id"] for one in listed if one["aside"]] == [result["aside"]["point"]]
     (marker,) = asked(production, "south-db1", "openhim_backup.restored")
     assert (marker["point"], marker["why"]) == (point["id"], "a bad script")
+    assert (marker["epoch"], marker["epoch_id"]) == (1, epoch["id"])
     assert asked(production, "north-core", "openhim.synthetic")["status"] == "Successful"
     results = highstate(production)
     assert failures(results) == []
     assert changed(results) == []
 
 
+#: Of the plan: a contact's phone, a tier's target, the address of a host.
+CHANGES = {
+    "+1 202 555 0101": "+1 202 555 0177",
+    "rto_seconds: 900": "rto_seconds: 1140",
+    "address: 10.20.0.31": "address: 10.20.0.99",
+}
+RUNBOOK = "/var/lib/saltext-openhim/runbook"
+
+
+def test_a_changed_contact_target_or_host_is_in_the_runbook_at_both_sites(production, pillar):
+    """And the runbook before is kept. Of the highstate, only the part that writes it is run: the
+    host does not really have another address."""
+    hosts = ["north-core", "south-core"]
+    before = {host: _runbook(production, host) for host in hosts}
+    declared = pillar / "openhim" / "production.sls"
+    as_it_was = declared.read_text()
+    try:
+        text = as_it_was
+        for old, new in CHANGES.items():
+            assert old in text
+            text = text.replace(old, new)
+        declared.write_text(text)
+        _apply_plan(production, hosts)
+        for host in hosts:
+            held, text, older = _runbook(production, host)
+            for said in ("+1 202 555 0177", "19 minutes", "10.20.0.99"):
+                assert said in text, f"{host}: {said}"
+                assert said not in before[host][1], f"{host}: {said}"
+            assert "+1 202 555 0101" not in text
+            assert held["older"] == before[host][0]["older"] + 1
+            assert before[host][1] in older, f"{host}: the runbook before is not there any more"
+    finally:
+        declared.write_text(as_it_was)
+    _apply_plan(production, hosts)
+    for host in hosts:
+        assert _runbook(production, host)[0]["digest"] == before[host][0]["digest"]
+
+
+def _apply_plan(running: stack.Stack, hosts: list[str]) -> None:
+    results = running.master.salt(hosts, "state.apply", "plan")
+    assert failures(results) == []
+    assert len(changed(results)) == len(hosts), results
+
+
+def _runbook(running: stack.Stack, host: str) -> tuple[dict, str, list[str]]:
+    """What a host says of its runbook, the runbook, and those before it."""
+    held = asked(running, host, "openhim_plan.runbook")
+    there = running.lab.host(host)
+    older = there.run(["find", f"{RUNBOOK}/older", "-name", "*.md"], check=False).stdout.split()
+    return held, there.read(f"{RUNBOOK}/runbook.md"), [there.read(one) for one in older]
+
+
+@pytest.mark.nightly  # minutes, for every single example
+def test_every_example_of_the_documentation_can_be_typed_here(production):
+    """As it is written, and previewed where it would act; what differs is in the table, with why."""
+    shown = written.examples()
+    assert len(shown) > 70
+    values: dict[str, str] = {}
+    wrong = []
+    for example in shown:
+        if examples.otherwise(example).left_out:
+            continue
+        found = examples.problem(production, example, values)
+        wrong += [found] if found else []
+        if "corrective_action=" in example.typed:
+            values["{action}"] = _newest_action(production)
+    assert wrong == [], "\n\n".join(wrong)
+
+
+def _newest_action(running: stack.Stack) -> str:
+    """The number of the record of the corrective action that was put on record last."""
+    reports = running.master.run("openhim_dr.after_action", "example")
+    return f"done={reports[-1]['corrective_actions'][-1]['record']}"
+
+
+def _recoveries(running: stack.Stack) -> list[str]:
+    """What is on record, by kind."""
+    return [one["kind"] for one in running.master.run("openhim_dr.history", stack="example")]
+
+
 def test_a_failover_while_production_lives_is_refused_with_every_reason(production):
     plan = production.master.run("openhim_dr.failover_plan", **REQUEST)
     text = "\n".join(plan["refusals"])
-    assert "openhim/north-db1:27017 is PRIMARY" in text
-    assert "openhim/north-db2:27017 at the site to be given up is alive (SECONDARY)" in text
-    assert "OpenHIM still runs on north-core" in text
+    assert re.search(r"openhim/north-db1:27017: PRIMARY \(seen from .* MongoDB takes writes", text)
+    assert "openhim/north-db2:27017: SECONDARY" in text
+    assert "the site north is not lost" in text
     result = production.master.orchestrate("orch.failover", {"failover": REQUEST}, check=False)
-    assert "Refused: openhim/north-db1:27017 is PRIMARY" in json.dumps(result)
+    assert "Refused: openhim/north-db1:27017: PRIMARY" in json.dumps(result)
     assert members(production, "south-db1")["north-db1"] == "PRIMARY"
-    assert production.master.run("openhim_dr.history", stack="example") == []
+    assert _recoveries(production) == ["restore"]
 
 
 def test_a_failover_after_the_site_is_lost_serves_at_the_other(production):
@@ -349,18 +497,22 @@ def test_a_failover_after_the_site_is_lost_serves_at_the_other(production):
     production.lab.kill_site("north")
     moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(disrupted))
     request = {**REQUEST, "disrupted_at": moment}
+    refused = production.master.orchestrate("orch.failover", {"failover": request}, check=False)
+    assert "Refused: north is not proven closed" in json.dumps(refused)
+    assert _recoveries(production) == ["restore"]
+    request["attest"] = {"north": "the test took its power away"}
 
     preview = production.master.orchestrate("orch.failover", {"failover": request}, test=True)
     assert "Would promote openhim here." in json.dumps(preview)
     assert members(production, "south-db1")["south-db1"] == "SECONDARY"
-    assert production.master.run("openhim_dr.history", stack="example") == []
+    assert _recoveries(production) == ["restore"]
 
     # As if the first try had died right after the decision: the next run goes on from there.
     assert production.master.run("openhim_dr.failover_declare", **request)["resumed"] is False
     done = production.master.orchestrate("orch.failover", {"failover": request})
     told = json.dumps([preview, done])
     assert [name for name, value in _needles(production).items() if value in told] == []
-    (epoch,) = production.master.run("openhim_dr.history", stack="example")
+    _, epoch = production.master.run("openhim_dr.history", stack="example")
     assert epoch["active_site"] == "south"
     assert epoch["result"]["rto_seconds"] > epoch["result"]["rto_from_declaration_seconds"] > 0
     assert epoch["result"]["rpo_seconds"] is not None
@@ -369,6 +521,12 @@ def test_a_failover_after_the_site_is_lost_serves_at_the_other(production):
     )
     clinics.stop()
     assert epoch["completed_at"]
+    (word,) = epoch["attestations"]
+    assert (word["site"], word["by"], word["words"]) == (
+        "north",
+        "a test",
+        request["attest"]["north"],
+    )
     outcome = demo.reckon(production, log, disrupted)
     survived = moment_of(epoch["result"]["survived_until"])
     kept = [order for order in outcome["missing"] if order["answered"] < survived]
@@ -387,7 +545,9 @@ def test_a_highstate_after_the_failover_keeps_the_new_reality(production):
 
 def test_the_same_failover_again_is_refused_because_it_is_done(production):
     plan = production.master.run("openhim_dr.failover_plan", **REQUEST)
-    assert re.search("active site already is 'south'", "\n".join(plan["refusals"]))
+    assert re.search(
+        r"epoch 2 \(failover to south .* was completed at", "\n".join(plan["refusals"])
+    )
 
 
 def test_a_lost_site_that_returns_finds_itself_without_a_vote(production):
@@ -401,6 +561,100 @@ def test_a_lost_site_that_returns_finds_itself_without_a_vote(production):
     core = production.lab.host("north-core")
     assert core.run(["systemctl", "is-active", "openhim-core"], check=False).stdout == "inactive\n"
     assert members(production, "south-db1") == expected
+
+
+def _steps(orchestrated: dict) -> list[dict]:
+    """What each step of an orchestration says."""
+    ((steps),) = orchestrated["data"].values()
+    return list(steps.values())
+
+
+BACK = {"confirm": "example", "declared_by": "a test", "reason": "north has power again"}
+
+
+def test_a_site_that_is_back_rejoins_and_its_members_vote_again(production):
+    """One of its hosts was fenced meanwhile, and mongod there does not run: it is looked into."""
+    fence = {"epoch": 2, "by": "a test", "reason": "to be sure"}
+    assert asked(production, "north-db2", "openhim_fence.fence", **fence)["fenced"] is True
+    found = production.master.run("openhim_dr.preflight", "example", repositories=False)
+    seen = found["members"]["openhim/north-db2:27017"]
+    assert (seen["status"], seen["seen_by"]) == ("dead", ["north-db2"])
+    assert found["hosts"]["north-db2"]["fenced"] is True
+    request = {**BACK, "site": "north"}
+    plan = production.master.run("openhim_dr.rejoin_plan", **request)
+    assert (plan["refusals"], plan["diverged"]) == ([], [])
+    assert plan["fenced"] == ["north-db2"]
+    done = production.master.orchestrate("orch.rejoin", {"rejoin": request})
+    ledger = next(step for step in _steps(done) if step.get("name") == "openhim_dr.ledger")
+    told = ledger["changes"]["return"]
+    # They joined by themselves, as soon as they had power: what they had deleted alone is gone.
+    assert told["state"] == "not known"
+    assert all("has undone its writes" in one for one in told["sets"]["openhim"]["doubts"]), told
+    _, epoch = production.master.run("openhim_dr.history", stack="example")
+    assert [(one["site"], one["by"]) for one in epoch["rejoins"]] == [("north", "a test")]
+    assert epoch["lost_sites"] == []
+    assert members(production, "south-db1") == {
+        "north-db1": "SECONDARY",
+        "north-db2": "SECONDARY",
+        "south-db1": "PRIMARY",
+    }
+    assert priorities(production) == {
+        "north-db1": (10, 1),
+        "north-db2": (9, 1),
+        "south-db1": (11, 1),
+    }
+    results = highstate(production)
+    assert failures(results) == []
+    assert changed(results) == []
+
+
+def priorities(running: stack.Stack) -> dict[str, tuple[float, int]]:
+    """Member → its priority and votes, as the set is configured."""
+    config = asked(running, "south-db1", "mongodb_replset.config")
+    return {m["host"].split(":")[0]: (m["priority"], m["votes"]) for m in config["members"]}
+
+
+def test_openhim_fails_back_and_nothing_is_lost(production):
+    request = {**BACK, "to_site": "north"}
+    preview = production.master.orchestrate("orch.failback", {"failback": request}, test=True)
+    assert "hands over to north-db1:27017" in json.dumps(preview)
+    assert members(production, "south-db1")["south-db1"] == "PRIMARY"
+    assert _recoveries(production) == ["restore", "failover"]
+    production.master.orchestrate("orch.failback", {"failback": request})
+    *_, epoch = production.master.run("openhim_dr.history", stack="example")
+    assert (epoch["kind"], epoch["active_site"]) == ("failback", "north")
+    assert epoch["completed_at"]
+    assert epoch["result"]["rpo_seconds"] == 0.0, epoch["result"]
+    assert 0 < epoch["result"]["rto_seconds"] < epoch["result"]["rto_from_declaration_seconds"]
+    print(json.dumps(epoch["timeline"], indent=1))
+    assert [one["step"] for one in epoch["timeline"]] == [
+        "every host knows it",
+        "OpenHIM is stopped elsewhere, and north has all writes",
+        "the primaries have handed over",
+        "OpenHIM runs at north",
+        "every host has confirmed it",
+    ]
+    assert members(production, "south-db1")["north-db1"] == "PRIMARY"
+    assert priorities(production)["south-db1"] == (1, 1)
+    assert asked(production, "north-core", "openhim.synthetic")["status"] == "Successful"
+    south = production.lab.host("south-core")
+    assert south.run(["systemctl", "is-enabled", "openhim-core"], check=False).returncode != 0
+
+
+def test_openhim_moves_in_order_though_the_first_run_died_on_the_way(production):
+    """It stopped OpenHIM, and then its master died; the next run goes on."""
+    request = {**BACK, "to_site": "south", "reason": "work on the power supply"}
+    declared = production.master.run("openhim_dr.move_declare", verb="switchover", **request)
+    assert declared == {"epoch": 4, "resumed": False}
+    done = production.master.run("openhim_dr.secure", verb="switchover", **request)
+    assert (done["next"], "close: north-core" in done["done"]) == ("hand over", True)
+    production.master.orchestrate("orch.switchover", {"switchover": request})
+    *_, epoch = production.master.run("openhim_dr.history", stack="example")
+    assert (epoch["epoch"], epoch["kind"], epoch["active_site"]) == (4, "switchover", "south")
+    assert epoch["result"]["rpo_seconds"] == 0.0, epoch["result"]
+    assert members(production, "south-db1")["south-db1"] == "PRIMARY"
+    again = production.master.run("openhim_dr.move_plan", verb="switchover", **request)
+    assert "was completed at" in again["refusals"][0]
 
 
 def test_no_secret_was_in_a_command_line_an_event_or_a_log_in_all_of_this(production, commands):
@@ -452,8 +706,8 @@ def test_when_the_master_is_lost_another_machine_begins_from_the_start_bundle(pr
     new.write("/root/bundle.url", url, mode=0o600)
     done = new.run(["/bin/sh", "-c", START], timeout=180)
     assert "The master of example is back" in done.stderr
-    (epoch,) = json.loads(new.run(HISTORY).stdout)
-    assert (epoch["kind"], epoch["active_site"]) == ("failover", "south")
+    *_, epoch = json.loads(new.run(HISTORY).stdout)
+    assert (epoch["kind"], epoch["active_site"]) == ("switchover", "south")
     survivor = production.lab.host("south-core")
     address = production.declared["hosts"]["north-core"]["address"]
     survivor.run(["sed", "-i", rf"s/^\S*\(\s.*\bmaster\b\)/{address}\1/", "/etc/hosts"])

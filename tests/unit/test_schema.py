@@ -88,7 +88,7 @@ BAD = [
      "write_timeout_ms (did you mean 'durability'?)"),
     ({"backup:repositoris": {}},
      "openhim:backup:repositoris: found an unknown key; allowed assertions, bundle, files, "
-     "max_age_seconds, max_unverified_seconds, oplog, recovery_secret, repositories, retention, "
+     "keep_aside_days, max_age_seconds, max_unverified_seconds, oplog, recovery_secret, repositories, retention, "
      "schedule, taken_by, user, verification_secret, verified_by (did you mean 'repositories'?)"),
     ({"mongodb:write_timeout_ms": 0},
      "openhim:mongodb:write_timeout_ms: found the number 0; allowed a whole number from 1"),

@@ -79,6 +79,68 @@ def test_after_a_failover_the_others_stay_without_a_vote(pillar: dict[str, Any])
     assert not stack.core_is_active("north-core")
 
 
+def recovered(pillar: dict[str, Any], **overlay: Any) -> dict[str, tuple[float, int]]:
+    """Member → priority and votes after a recovery."""
+    pillar["openhim"]["recovery"] = {"epoch": 1, "id": "an id", **overlay}
+    return {m.name.split(":")[0]: (m.priority, m.votes) for m in the_set(pillar).members}
+
+
+def test_after_a_switchover_the_primary_is_where_openhim_is(pillar: dict[str, Any]) -> None:
+    """All vote, and nobody comes before the members of the active site."""
+    found = recovered(pillar, profile="production", active_site="south", lost_sites=[])
+    assert found == {"north-db1": (10, 1), "north-db2": (9, 1), "south-db1": (11, 1)}
+    assert the_set(pillar).initiator.name == "south-db1:27017"
+    assert {m.tags["epoch"] for m in the_set(pillar).members} == {"an id"}
+
+
+def test_back_at_the_declared_site_the_declared_priorities_hold(pillar: dict[str, Any]) -> None:
+    """Nothing is left of the time when another site led."""
+    declared = {m.name: m.priority for m in the_set(pillar).members}
+    recovered(pillar, profile="production", active_site="north", lost_sites=[])
+    assert {m.name: m.priority for m in the_set(pillar).members} == declared
+
+
+def test_once_a_site_is_back_only_those_that_are_lost_have_no_vote(pillar: dict[str, Any]) -> None:
+    """The recovery's profile ends with the first rejoin."""
+    openhim = pillar["openhim"]
+    openhim["sites"]["east"] = {}
+    openhim["hosts"]["east-db1"] = {"site": "east", "address": "10.20.3.1", "roles": ["mongodb"]}
+    openhim["mongodb"]["replica_sets"]["openhim"]["members"]["east-db1"] = {"priority": 5}
+    found = recovered(pillar, active_site="south", lost_sites=["east"])
+    assert found["east-db1"] == (0, 0)
+    assert found["south-db1"] == (11, 1)
+    assert found["north-db1"] == (10, 1)
+
+
+def test_where_openhim_alone_has_moved_all_who_are_left_vote_and_no_write_waits_for_the_lost(
+    pillar: dict[str, Any],
+) -> None:
+    """Not one member alone, as after a failover: MongoDB had a majority, and keeps one."""
+    openhim = pillar["openhim"]
+    openhim["sites"]["east"] = {}
+    openhim["hosts"]["east-db1"] = {"site": "east", "address": "10.20.3.1", "roles": ["mongodb"]}
+    openhim["mongodb"]["replica_sets"]["openhim"]["members"]["east-db1"] = {"priority": 1}
+    openhim["mongodb"]["durability"] = "every-site"
+    found = recovered(
+        pillar, kind="core", profile="production", active_site="south", lost_sites=["north"]
+    )
+    assert found == {
+        "south-db1": (2, 1), "east-db1": (1, 1), "north-db1": (0, 0), "north-db2": (0, 0)
+    }  # fmt: skip
+    assert the_set(pillar).write_modes == {"everySite": {"site": 2, "voter": 2}}
+
+
+@pytest.mark.parametrize("highest", [999, 1000])
+def test_mongodbs_highest_priority_is_not_exceeded(pillar: dict[str, Any], highest: int) -> None:
+    """And the order stays."""
+    pillar["openhim"]["mongodb"]["replica_sets"]["openhim"]["members"]["north-db1"] = {
+        "priority": highest
+    }
+    found = recovered(pillar, active_site="south", lost_sites=[])
+    assert max(priority for priority, _ in found.values()) <= 1000
+    assert found["south-db1"] > found["north-db1"] > found["north-db2"]
+
+
 def test_reduced_where_no_member_is_says_so(pillar: dict[str, Any]) -> None:
     """With the sites that have one."""
     pillar["openhim"] |= {"profile": "reduced", "active_site": "west"}

@@ -122,31 +122,9 @@ def boot_unit(units: Iterable[str]) -> str:
 
     units: the services that it must come before.
     """
-    before = " ".join(("network-pre.target", "shutdown.target", gate.UNIT, *sorted(units)))
-    return f"""\
-[Unit]
-Description=Fence of the OpenHIM stack: this host must not write
-Documentation=man:nft(8)
-DefaultDependencies=no
-# The distribution's own file usually begins with "flush ruleset": come after it, at the boot and
-# whenever it is loaded again.
-After=local-fs.target nftables.service
-PartOf=nftables.service
-ReloadPropagatedFrom=nftables.service
-Before={before}
-Wants=network-pre.target
-Conflicts=shutdown.target
-ConditionPathExists={FILE}
-
-[Service]
-Type=oneshot
-RemainAfterExit=yes
-ExecStart=/usr/sbin/nft -f {FILE}
-ExecReload=/usr/sbin/nft -f {FILE}
-
-[Install]
-WantedBy=sysinit.target
-"""
+    return firewall.loading_unit(
+        "Fence of the OpenHIM stack: this host must not write", FILE, (gate.UNIT, *sorted(units))
+    )
 
 
 def known_epoch(stack: Stack, highest: int, record: Mapping[str, Any]) -> int:

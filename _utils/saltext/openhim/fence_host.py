@@ -268,7 +268,10 @@ def _load(text: str, record: dict[str, Any]) -> None:
 
 
 def _kernel_problem(text: str, record: Mapping[str, Any]) -> str | None:
-    live = _live()
+    try:
+        live = _live()
+    except nftables.NftError as error:
+        return f"nobody can tell: {error}"
     if live is None:
         return "the table is not loaded"
     if record.get("sha256") != _digest(text):
@@ -283,8 +286,8 @@ def _digest(text: str) -> str:
 def _live() -> str | None:
     try:
         return nftables.listing(TABLE)
-    except nftables.NftError:
-        return None  # without nft there is no table of ours
+    except nftables.NftMissing:
+        return None
 
 
 def _persist(units: list[str]) -> None:

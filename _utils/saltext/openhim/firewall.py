@@ -21,6 +21,7 @@ from typing import Any
 
 from saltext.openhim import clock
 from saltext.openhim.errors import PillarError
+from saltext.openhim.lease import declared
 from saltext.openhim.settings import Host, Stack
 
 FAMILY = "inet"
@@ -59,9 +60,9 @@ accept comment "IPv6 does not work without these"
 """
 _CLOSING = '\t\tcounter comment "counts what the policy drops"\n\t}\n'
 
-_BOOT_UNIT = f"""\
+_LOADING_UNIT = """\
 [Unit]
-Description=Firewall of the OpenHIM stack
+Description={description}
 Documentation=man:nft(8)
 DefaultDependencies=no
 # The distribution's own file usually begins with "flush ruleset": come after it, at the boot and
@@ -69,16 +70,16 @@ DefaultDependencies=no
 After=local-fs.target nftables.service
 PartOf=nftables.service
 ReloadPropagatedFrom=nftables.service
-Before=network-pre.target shutdown.target
+Before=network-pre.target shutdown.target{before}
 Wants=network-pre.target
 Conflicts=shutdown.target
-ConditionPathExists={FILE}
+ConditionPathExists={file}
 
 [Service]
 Type=oneshot
 RemainAfterExit=yes
-ExecStart=/usr/sbin/nft -f {FILE}
-ExecReload=/usr/sbin/nft -f {FILE}
+ExecStart=/usr/sbin/nft -f {file}
+ExecReload=/usr/sbin/nft -f {file}
 
 [Install]
 WantedBy=sysinit.target
@@ -123,6 +124,7 @@ def openings(stack: Stack, minion_id: str, tcp_ports: Iterable[int] = ()) -> lis
     if clock.serves(stack, minion_id):
         others = tuple(h.address for h in stack.hosts.values() if h.address != host.address)
         found.append(Opening("the stack's clocks follow this host", (NTP_PORT,), others, "udp"))
+    found += _witness(stack, host)
     found += _extra(stack, host)
     # Nothing is opened to nobody: an empty list of sources leaves the policy, which drops.
     return [opening for opening in found if opening.ports and opening.sources != ()]
@@ -149,7 +151,16 @@ def declared_tcp_ports(stack: Stack) -> list[int]:
 
 def boot_unit() -> str:
     """The text of the systemd unit that loads the file before the network comes up."""
-    return _BOOT_UNIT
+    return loading_unit("Firewall of the OpenHIM stack", FILE)
+
+
+def loading_unit(description: str, file: str, before: Iterable[str] = ()) -> str:
+    """The text of a unit that loads a file of nftables before the network comes up.
+
+    before: further units that it comes before.
+    """
+    others = "".join(f" {unit}" for unit in before)
+    return _LOADING_UNIT.format(description=description, file=file, before=others)
 
 
 def _declared(stack: Stack) -> Mapping[str, Any]:
@@ -189,18 +200,18 @@ def _mongodb(stack: Stack, host: Host) -> list[Opening]:
 
 
 def _management(stack: Stack, host: Host) -> list[Opening]:
-    declared = _declared(stack)
-    if "ssh_from" not in declared:
+    entry = _declared(stack)
+    if "ssh_from" not in entry:
         raise PillarError(
             [
                 "openhim:firewall:ssh_from: found nothing; the networks that administer the hosts "
                 "by SSH are needed ([] closes SSH everywhere)"
             ]
         )
-    ssh_from = tuple(declared["ssh_from"] or ())
+    ssh_from = tuple(entry["ssh_from"] or ())
     found = [Opening("SSH", (SSH_PORT,), ssh_from)]
     if "master" in host.roles:
-        salt_from = tuple(declared.get("salt_from") or ())
+        salt_from = tuple(entry.get("salt_from") or ())
         _require_all_minions(stack, host, salt_from)
         found.append(Opening("Salt's minions", SALT_PORTS, salt_from))
     return found
@@ -227,6 +238,15 @@ def _require_all_minions(stack: Stack, master: Host, salt_from: tuple[str, ...])
 def _inside(host: Host, networks: list[Network]) -> bool:
     address = _network(host.address, f"openhim:hosts:{host.id}:address").network_address
     return any(address in network for network in networks)
+
+
+def _witness(stack: Stack, host: Host) -> list[Opening]:
+    lease = declared.lease(stack)
+    if lease is None or lease.witness != host.id:
+        return []
+    holders = [one for _, one in sorted(stack.hosts.items()) if declared.holds(stack, one.id)]
+    sources = tuple(one.address for one in holders if one.id != host.id)
+    return [Opening("the lease's holders ask their witness", (lease.port,), sources)]
 
 
 def _extra(stack: Stack, host: Host) -> list[Opening]:

@@ -32,9 +32,9 @@ from saltext.openhim import files
 from saltext.openhim.errors import OpenHIMError
 from saltext.openhim.firewall import FAMILY, FILE, REPLACE, TABLE, UNIT, boot_unit
 from saltext.openhim.settings import STATE_DIRECTORY
-from saltext.openhim.systemd import booted, run, systemctl
+from saltext.openhim.systemd import UNITS, booted, reload, run, systemctl
 
-UNIT_FILE = f"/etc/systemd/system/{UNIT}"
+UNIT_FILE = f"{UNITS}/{UNIT}"
 RECORD_FILE = f"{STATE_DIRECTORY}/firewall.json"
 ROLLBACK_FILE = f"{STATE_DIRECTORY}/firewall-rollback.nft"
 LOCK_FILE = f"{STATE_DIRECTORY}/firewall.lock"
@@ -52,6 +52,10 @@ Endpoint = tuple[str, int]
 
 class NftError(OpenHIMError):
     """nft is not there, or refused what it was given."""
+
+
+class NftMissing(NftError):
+    """nft is not there, so no table can be."""
 
 
 def listing(table: str = TABLE) -> str | None:
@@ -140,7 +144,7 @@ def persist_unit() -> None:
     files.write(UNIT_FILE, boot_unit().encode(), mode=0o644)
     systemctl("enable", "--quiet", UNIT)
     if booted():
-        systemctl("daemon-reload")
+        reload()
         systemctl("start", UNIT)
 
 
@@ -156,8 +160,7 @@ def remove() -> list[str]:
                 systemctl("stop", UNIT)
             systemctl("disable", "--quiet", UNIT)
             Path(UNIT_FILE).unlink()
-            if booted():
-                systemctl("daemon-reload")
+            reload()
             removed.append("unit")
         if Path(FILE).exists():
             Path(FILE).unlink()
@@ -214,7 +217,7 @@ def nft(*arguments: str, stdin: str | None = None) -> str:
     """What nft says to arguments, and to a text on its standard input; raises :class:`NftError`."""
     program = shutil.which("nft", path="/usr/sbin:/sbin:/usr/bin:/bin:/usr/local/sbin")
     if program is None:
-        raise NftError("there is no nft on this host; install the package nftables")
+        raise NftMissing("there is no nft on this host; install the package nftables")
     done = subprocess.run(
         [program, *arguments], input=stdin, capture_output=True, text=True, check=False, timeout=60
     )

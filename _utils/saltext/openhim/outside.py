@@ -42,8 +42,10 @@ def call(url: str, message: Mapping[str, Any] | None = None) -> None:
 
 
 def words(minion: str, event: Mapping[str, Any]) -> str:
-    """A minion's event about its backups, as a person reads it."""
+    """A minion's event, as a person reads it: its own text, or one about its backups or drills."""
+    if event.get("text"):
+        return f"{event['text']} ({minion} says so)"
     stack, state = event.get("stack") or "a stack", event.get("state") or "unknown"
     reasons = "; ".join(event.get("reasons") or ())
-    told = f"The backups of {stack} are {state}, says {minion}"
+    told = f"The {event.get('what') or 'backups'} of {stack} are {state}, says {minion}"
     return f"{told}: {reasons}" if reasons else f"{told}."

@@ -14,7 +14,6 @@ import pwd
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +82,79 @@ def complete(stack: str, epoch_id: str, at: str, directory: str | Path = DIRECTO
         _write(stack, directory, epochs.completed(history(stack, directory), epoch_id, at))
 
 
+def attest(
+    stack: str, epoch_id: str, words: list[dict[str, str]], directory: str | Path = DIRECTORY
+) -> None:
+    """Note in an epoch what people attest: each with ``site``, ``words``, ``by`` and ``at``."""
+    with _locked(stack, directory):
+        _write(stack, directory, epochs.attested(history(stack, directory), epoch_id, words))
+
+
+def power_off(
+    stack: str, epoch_id: str, hosts: list[dict[str, str]], directory: str | Path = DIRECTORY
+) -> None:
+    """Note in an epoch which hosts the provider has switched off: each with ``site``, ``host``,
+    ``words``, ``by`` and ``at``."""
+    with _locked(stack, directory):
+        _write(stack, directory, epochs.powered_off(history(stack, directory), epoch_id, hosts))
+
+
+def rejoin(
+    stack: str, epoch_id: str, rejoined: Mapping[str, str], directory: str | Path = DIRECTORY
+) -> None:
+    """Note in an epoch that a site which it gave up is back.
+
+    rejoined: ``site``, ``by``, ``reason``, ``at`` (ISO 8601).
+    """
+    with _locked(stack, directory):
+        _write(stack, directory, epochs.rejoined(history(stack, directory), epoch_id, rejoined))
+
+
+def reached(
+    stack: str,
+    epoch_id: str,
+    step: str,
+    at: str,
+    directory: str | Path = DIRECTORY,
+    waited: float | None = None,
+) -> str:
+    """Note in an epoch that a step of it is done; ``at`` is ISO 8601.
+
+    waited: how many seconds of it were spent on what only time brings.
+
+    Returns the time that is on record: an earlier one where the step was noted before.
+    """
+    with _locked(stack, directory):
+        known = epochs.reached(history(stack, directory), epoch_id, step, at, waited)
+        _write(stack, directory, known)
+    noted = next(epoch for epoch in known if epoch.id == epoch_id).timeline
+    return next(one["at"] for one in noted if one["step"] == step)
+
+
+def last_committed(stack: str, directory: str | Path = DIRECTORY) -> dict[str, float]:
+    """Set → the newest majority-committed time that was ever told here, in seconds since 1970."""
+    try:
+        found = json.loads(_path(stack, directory).with_suffix(".seen").read_text())
+        return {str(name): float(seconds) for name, seconds in found.items()}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise OpenHIMError(
+            f"{_path(stack, directory).with_suffix('.seen')}, the times of the last known writes, "
+            f"cannot be read ({error}); remove it, they are then as old as the next look"
+        ) from error
+
+
+def remember_committed(
+    stack: str, times: Mapping[str, float], directory: str | Path = DIRECTORY
+) -> None:
+    """Keep the newest of these times, for when nobody is left to tell them."""
+    with _locked(stack, directory):
+        known = last_committed(stack, directory)
+        newest = {name: max(when, known.get(name, 0.0)) for name, when in times.items()}
+        _replace(_path(stack, directory).with_suffix(".seen"), {**known, **newest})
+
+
 def _path(stack: str, directory: str | Path) -> Path:
     if not STACK_NAME.fullmatch(stack or ""):
         raise OpenHIMError(
@@ -109,7 +181,11 @@ def _locked(stack: str, directory: str | Path) -> Iterator[None]:
 
 
 def _write(stack: str, directory: str | Path, known: list[Epoch]) -> None:
-    text = json.dumps([asdict(epoch) for epoch in known], indent=2, sort_keys=True)
+    _replace(_path(stack, directory), epochs.plain(known))
+
+
+def _replace(path: Path, content: Any) -> None:
+    text = json.dumps(content, indent=2, sort_keys=True)
     user = pwd.getpwuid(os.geteuid())
     group = grp.getgrgid(os.getegid()).gr_name
-    files.write(str(_path(stack, directory)), text.encode(), 0o600, user.pw_name, group)
+    files.write(str(path), text.encode(), 0o600, user.pw_name, group)

@@ -28,6 +28,9 @@ SITE_TAG = "site"
 #: The tag that is different for every voting member; ``every-site`` counts a majority of it.
 VOTER_TAG = "voter"
 
+#: The tag that says in which epoch's name the configuration was made; none before any recovery.
+EPOCH_TAG = "epoch"
+
 #: The name of the write concern that durability ``every-site`` defines.
 EVERY_SITE = "everySite"
 
@@ -214,6 +217,17 @@ def core_ports(declared: Mapping[str, Any]) -> dict[str, int]:
     return {**DEFAULT_CORE_PORTS, **((declared.get("core") or {}).get("ports") or {})}
 
 
+def with_standby(pillar: Mapping[str, Any], site: str) -> dict[str, Any]:
+    """The pillar in which the hosts that stand by at a site are hosts like all others."""
+    hosts = {
+        host_id: {key: value for key, value in entry.items() if key != "standby"}
+        if entry["site"] == site
+        else entry
+        for host_id, entry in pillar["openhim"]["hosts"].items()
+    }
+    return {**pillar, "openhim": {**pillar["openhim"], "hosts": hosts}}
+
+
 def from_pillar(pillar: Mapping[str, Any]) -> Stack:
     """The stack that a pillar declares.
 
@@ -239,10 +253,20 @@ def from_pillar(pillar: Mapping[str, Any]) -> Stack:
             roles=tuple(entry.get("roles") or ()),
         )
         for host_id, entry in declared["hosts"].items()
+        if not entry.get("standby") or entry["site"] == active_site
     }
     mongodb = declared["mongodb"]
+    # A rebuilt set begins anew: members of the lost one belong to another set of the same name.
+    rebuilt = recovery.get("kind") == "rebuild"
+    members = {
+        host_id: host
+        for host_id, host in hosts.items()
+        if not (rebuilt and host.site in lost_sites)
+    }
     replica_sets = {
-        name: _replica_set(name, entry, mongodb, hosts, profile, active_site, lost_sites)
+        name: _replica_set(
+            name, entry, mongodb, members, profile, active_site, lost_sites, recovery
+        )
         for name, entry in mongodb["replica_sets"].items()
     }
     databases = {
@@ -270,6 +294,7 @@ def _replica_set(
     profile: str,
     active_site: str,
     lost_sites: tuple[str, ...],
+    recovered: Mapping[str, Any],
 ) -> ReplicaSet:
     port = int(entry.get("port", DEFAULT_MONGODB_PORT))
     members = [
@@ -281,13 +306,16 @@ def _replica_set(
             hidden=bool((values or {}).get("hidden", False)),
         )
         for host_id, values in entry["members"].items()
+        if host_id in hosts
     ]
     if profile == "reduced":
         members = _reduced(members, active_site, keep_others=bool(lost_sites))
+    elif recovered:
+        members = _led_from(members, active_site, lost_sites)
     return ReplicaSet(
         name=name,
         port=port,
-        members=tuple(_tagged(member) for member in members),
+        members=tuple(_tagged(member, recovered.get("id")) for member in members),
         durability=mongodb.get("durability", "majority"),
         election_timeout_ms=int(mongodb.get("election_timeout_ms", 10000)),
         write_timeout_ms=int(mongodb.get("write_timeout_ms", 10000)),
@@ -317,13 +345,37 @@ def _reduced(members: list[Member], active_site: str, keep_others: bool) -> list
     ]
 
 
+def _led_from(members: list[Member], site: str, lost_sites: tuple[str, ...]) -> list[Member]:
+    """All members as declared, but that the primary is at one site, and a lost one has no vote.
+
+    MongoDB hands over to the highest priority, so those at the site come above all others.
+    """
+    present = [member for member in members if member.host.site not in lost_sites]
+    lost = [
+        _with(member, priority=0, votes=0) for member in members if member.host.site in lost_sites
+    ]
+    here = [m for m in present if m.host.site == site and m.votes and not m.hidden]
+    others = max((m.priority for m in present if m not in here), default=0)
+    if not here or min(m.priority for m in here) > others:
+        return present + lost
+    raised = {m.name: others + max(m.priority, 1) for m in here}
+    # MongoDB takes no more than 1000.
+    scale = min(1.0, 1000 / max(raised.values()))
+    led = [_with(m, priority=raised.get(m.name, m.priority)) for m in present]
+    if scale < 1:
+        led = [_with(m, priority=m.priority * scale) for m in led]
+    return led + lost
+
+
 def _with(member: Member, **changes: Any) -> Member:
     values = {**member.__dict__, **changes}
     return Member(**values)
 
 
-def _tagged(member: Member) -> Member:
+def _tagged(member: Member, epoch_id: str | None = None) -> Member:
     tags = {SITE_TAG: member.host.site}
     if member.votes:
         tags[VOTER_TAG] = member.host.id
+    if epoch_id:
+        tags[EPOCH_TAG] = epoch_id
     return _with(member, tags=tags)

@@ -116,9 +116,14 @@ def _mask(unit: str) -> Path:
 
 
 def _state(unit: str) -> UnitState:
-    command = ["systemctl", "show", "--property=LoadState,ActiveState", "--", unit]
+    said = _show(unit, "LoadState", "ActiveState")
+    return UnitState(said["LoadState"], said["ActiveState"])
+
+
+def _show(unit: str, *properties: str) -> dict[str, str]:
+    command = ["systemctl", "show", f"--property={','.join(properties)}", "--", unit]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_TIMEOUT)
     said = dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
-    if done.returncode or not said.keys() >= {"LoadState", "ActiveState"}:
+    if done.returncode or not said.keys() >= set(properties):
         raise OpenHIMError(f"systemctl show {unit} failed: {done.stderr.strip()}")
-    return UnitState(said["LoadState"], said["ActiveState"])
+    return said

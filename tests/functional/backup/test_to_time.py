@@ -273,8 +273,12 @@ def test_the_archive_outlives_its_store_in_the_copy_that_another_host_pulls(
         loaders(HOST, pillar).modules["openhim_backup.copy_oplog"]()
 
     oplog["repository"]["url"] = str(tmp_path / "lost")
-    loaders(HOST, pillar).modules["openhim_backup.restore"](to_time=seconds[1], overwrite=True)
+    restore = loaders(HOST, pillar).modules["openhim_backup.restore"]
+    done = restore(to_time=seconds[1], overwrite=True)
     assert client.openhim.numbers.distinct("_id") == [0, 1]
+    assert done["archive"] == str(tmp_path / "second")
+    with pytest.raises(CommandExecutionError, match=r"no repository here.*with the archive's copy"):
+        restore(to_time="2099-01-01T00:00:00Z", overwrite=True)
 
 
 def test_data_that_is_there_is_not_dropped_unless_it_may_be(written, client, minion):

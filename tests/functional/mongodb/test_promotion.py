@@ -42,6 +42,10 @@ def _after_the_loss(cluster):
         "profile": "reduced",
         "lost_sites": ["north"],
     }
+    # For a rebuild; until then it has no part in anything.
+    west = {"site": "west", "address": "127.0.0.1", "roles": ["mongodb"], "standby": True}
+    pillar["openhim"]["hosts"]["west-db1"] = west
+    pillar["openhim"]["mongodb"]["replica_sets"]["openhim"]["members"]["west-db1"] = {"votes": 0}
     return pillar
 
 

@@ -112,13 +112,16 @@ def test_a_set_that_cannot_do_without_the_member_keeps_it(three, units):
     away, other = [host for host in three.members if host != primary]
     change(units)
     three.members[away].kill()
-    three.eventually(lambda: _unwell(units[primary]), what="the loss is seen")
+    # It judges by what its own member sees, which hears of a loss later than the primary at times.
+    three.eventually(lambda: _unwell(units[other]), what="the loss is seen")
     with pytest.raises(Refused, match="could not do without it") as refused:
         units[other].bring_up_to_date(timeout=2)
     assert three.members[away].name in str(refused.value)
     assert not units[other].away
     three.members[away].start().wait()
-    three.eventually(lambda: not _unwell(units[primary]), what="it is back")
+    three.eventually(
+        lambda: not _unwell(units[primary]) and not _unwell(units[other]), what="it is back"
+    )
 
 
 def test_who_does_not_come_back_keeps_the_others_from_the_same(three, units, monkeypatch):
@@ -180,7 +183,7 @@ def test_who_is_lost_while_the_primary_steps_down_is_noticed(three, units, monke
 
     monkeypatch.setattr(restart.change, "step_down", step_down)
     with pytest.raises(Refused, match="another one is lost"):
-        unit.bring_up_to_date(timeout=2)
+        unit.bring_up_to_date(timeout=10)
     assert not unit.away
 
 

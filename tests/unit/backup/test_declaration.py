@@ -1,6 +1,10 @@
 """Which repositories a host can open, and as what."""
 
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+
 import pytest
+from salt.loader.context import LoaderContext, loader_context
 from saltext.openhim.backup import declaration
 from saltext.openhim.backup.declaration import PRUNE, USE
 from saltext.openhim.errors import OpenHIMError
@@ -46,6 +50,17 @@ def test_another_host_never_uses_what_prunes(entry):
         other.repository("near")
     with pytest.raises(OpenHIMError, match="openhim:secrets:keeper: found nothing"):
         seen_from("north-core", entry, "key", "producer").repository("near", PRUNE)
+
+
+def test_another_thread_has_the_secrets_too_that_salt_gave_to_the_function():
+    """Salt's ``__pillar__`` is empty in threads that the function starts: with Salt's own class."""
+    pillar = seen_from("north-core", STORE, "key", "producer").pillar
+    given = SimpleNamespace(pack={"__pillar__": pillar}, pack_self=None)
+    with loader_context(given):
+        found = declaration.from_pillar(LoaderContext().named_context("__pillar__"), "north-core")
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(lambda: found.visible).result() == ["near"]
+            assert pool.submit(lambda: found.repository("near").url).result()
 
 
 def test_an_audit_database_may_be_empty_where_audits_go_elsewhere():

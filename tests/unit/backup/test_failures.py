@@ -79,6 +79,7 @@ RETRY = "returned error, retrying after 1.5s: "
         (f"Load(<data/1>, 1, 2) {RETRY}open r/data/1: no such file or directory", Damaged),
         (f"Load(<data/1>, 1, 2) {RETRY}ReadFull: unexpected EOF", Damaged),
         (f"Load(<lock/1>, 0, 0) {RETRY}open r/locks/1: no such file or directory", None),
+        (f"Save(<data/1>) {RETRY}open r/data/1: not a directory", Damaged),
         (f"Save(<data/1>) {RETRY}dial tcp: connection refused", None),
         ("write x: no space left on device", None),
     ],
@@ -109,8 +110,9 @@ def test_why_it_ended_counts_more_than_what_was_tried_before(retried, last, kind
     assert type(failures.failure("somewhere", text, 1)) is kind
 
 
-def test_over_a_network_a_line_that_ends_early_is_retried():
-    line = f"Load(<data/1>, 1, 2) {RETRY}unexpected EOF"
+@pytest.mark.parametrize("said", ["unexpected EOF", "open /r/data/1: not a directory"])
+def test_over_a_network_what_may_be_the_line_is_retried(said):
+    line = f"Load(<data/1>, 1, 2) {RETRY}{said}"
     assert failures.final("rest:http://h/", line) is None
 
 

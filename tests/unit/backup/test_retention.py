@@ -164,3 +164,18 @@ def test_only_slices_that_end_before_every_kept_point_are_unneeded():
     with pytest.raises(Refused):
         unneeded_slices(slices, [])
     assert unneeded_slices([], []) == []
+
+
+def test_what_was_kept_aside_stays_for_its_time_and_takes_nobodys_place():
+    """A spoilt state must not push out the good one of the same day, nor be the newest."""
+    aside = [Candidate(f"aside-{h}h", NOW - timedelta(hours=h), True, aside=True) for h in (0, 30)]
+    points = [at(1), at(25, verified=True), *aside]
+    for days, gone in ((2, set()), (1, {"aside-30h"})):
+        keep = timedelta(days=days)
+        decision = decide(points, Policy(daily=2), now=NOW, keep_aside=keep)
+        assert set(decision.remove) == gone
+        assert decision.keep["aside-0h"] == ("kept aside",)
+        assert "newest" in decision.keep["-1h"]
+    only = decide(aside, Policy(last=1), now=NOW, keep_aside=timedelta(days=1))
+    assert only.held, "what is kept aside is no verified backup"
+    assert only.remove == ()

@@ -5,7 +5,7 @@ from saltext.openhim.backup import schedule
 from saltext.openhim.backup.declaration import Backups
 from saltext.openhim.settings import from_pillar
 
-from tests.unit.recovery.test_failover import DECLARED
+from tests.unit.recovery.declared import DECLARED
 
 BACKUP = {
     "taken_by": "south-db1",

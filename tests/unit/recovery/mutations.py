@@ -151,6 +151,12 @@ MUTATIONS = (
     Mutation(
         "no proof that other sites are closed", _without("failover", "_proven"), "cut off", TWO
     ),
+    Mutation(
+        "what is given up beside an election is not fenced",
+        _without("core", "_fenced"),
+        "elected",
+        STUCK,
+    ),
     Mutation("unknown counts as dead", _unknown_is_dead, "cut off without a lease", TWO),
     Mutation("one fenced host closes a site", _some_host_is_enough, "half deaf", TWO),
     Mutation("only the lost site is closed", _only_the_lost_site, "a third site", TWO),

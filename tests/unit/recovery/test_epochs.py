@@ -1,11 +1,12 @@
 """Which history is the real one, whoever asks, in whatever order the records come."""
 
 from dataclasses import replace
+from typing import ClassVar
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from saltext.openhim.errors import Refused
+from saltext.openhim.errors import OpenHIMError, Refused
 from saltext.openhim.recovery import epochs
 from saltext.openhim.recovery.answers import Refusal
 from saltext.openhim.recovery.epochs import Epoch, Minting, decided, disobedience, known, minted
@@ -88,6 +89,18 @@ def test_one_decision_ends_any_conflict(records):
         assert made.active_site == conflict[0].active_site
         records = [*records, made]
     assert known(records).problem is None
+
+
+def test_what_only_another_history_rejects_is_chosen_or_rejected_like_the_rest():
+    """Decided by somebody who had not heard of the first history's later epochs."""
+    records = [
+        epoch(1, id="a"),
+        epoch(2, id="a2", parent="a"),
+        epoch(2, id="b2", parent="a"),
+        epoch(1, id="other"),
+        epoch(2, id="decided", parent="other", rejects=("a",)),
+    ]
+    assert {one.id for one in known(records).conflict} == {"a2", "b2", "decided"}
 
 
 def test_the_first_epoch_has_no_parent_and_the_next_names_it():
@@ -179,3 +192,51 @@ def test_a_stored_epoch_of_before_these_fields_is_still_read():
     assert (read.lost_sites, read.witnesses, read.rejects) == (("north",), (), ())
     with pytest.raises(KeyError):
         Epoch.read({"number": 1})
+
+
+class TestWhatBecameOfAnEpoch:
+    """Written into it later, so copies may differ in it, and the one that knows more wins."""
+
+    word: ClassVar = {"site": "north", "words": "off", "by": "Ada", "at": LATER}
+    back: ClassVar = {"site": "north", "by": "Ada", "reason": "power", "at": LATER}
+
+    def test_a_site_that_rejoined_is_lost_no_longer_and_the_declared_profile_holds(self):
+        (found,) = epochs.rejoined([epoch()], "1", self.back)
+        assert (found.lost_sites, found.rejoined, found.still_lost) == (("north",), ("north",), ())
+        overlay = found.overlay()
+        assert overlay["lost_sites"] == []
+        assert "profile" not in overlay
+        assert epoch().overlay()["profile"] == "reduced"
+
+    def test_a_rejoin_is_noted_once_and_only_of_a_site_that_is_lost(self):
+        twice = epochs.rejoined(epochs.rejoined([epoch()], "1", self.back), "1", self.back)
+        assert len(twice[0].rejoins) == 1
+        assert epochs.rejoined([epoch()], "1", {**self.back, "site": "south"}) == [epoch()]
+
+    def test_a_step_has_the_time_of_the_first_run_and_is_progress_of_the_same_decision(self):
+        begun = epochs.reached([epoch()], "1", "told", LATER)
+        again = epochs.reached(begun, "1", "told", "2099-01-01T00:00:00Z")
+        (known,) = epochs.reached(again, "1", "fenced", LATER)
+        assert known.timeline == ({"step": "told", "at": LATER}, {"step": "fenced", "at": LATER})
+        assert epochs.reached([epoch()], "another", "told", LATER) == [epoch()]
+        assert epochs.known([epoch(), known]).current == known
+        assert epochs.merged([known, epoch()]) == [known]
+        assert epochs.parsed(epochs.plain([known])) == [known]
+
+    def test_the_same_word_is_noted_once(self):
+        once = epochs.attested([epoch()], "1", [self.word])
+        assert epochs.attested(once, "1", [{**self.word, "at": "later"}]) == once
+
+    def test_copies_that_differ_in_it_are_one_epoch_and_the_further_one_counts(self):
+        (further,) = epochs.rejoined([epoch()], "1", self.back)
+        assert known([epoch(), further]).current.rejoined == ("north",)
+        assert epochs.merged([further, epoch(), further]) == [further]
+
+    def test_it_is_the_same_after_a_journey_as_plain_values(self):
+        (found,) = epochs.attested(epochs.rejoined([epoch()], "1", self.back), "1", [self.word])
+        assert epochs.parsed(epochs.plain([found])) == [found]
+
+    @pytest.mark.parametrize("entries", [[{"number": 1}], ["x"], [None], 5])
+    def test_what_is_no_epoch_is_an_error_in_words(self, entries):
+        with pytest.raises(OpenHIMError, match="holds what is no epoch"):
+            epochs.parsed(entries)

@@ -149,6 +149,13 @@ class TestALease:
         evidence = Evidence(self.layout, (Report("south-core", False),), "south")
         assert "may still renew it" in leases.expiry(evidence, "north", "1")[1][0]
 
+    @pytest.mark.parametrize("grants", [(), (Grant("north", float("inf")),)])
+    def test_of_which_a_witness_does_not_know_is_none_that_has_run_out(self, grants):
+        witness = Report("south-core", True, "south", clock=0.0, grants=grants)
+        other = Report("west", True, "west", clock=0.0)
+        found = leases.expiry(Evidence(self.layout, (witness, other), "south"), "north", None)
+        assert "does not know whether all of north needs a lease" in found[1][0]
+
     def test_proves_nothing_where_clocks_differ_or_nobody_can_tell(self):
         assert "more than 0.5 s apart" in self.left(-9, clocks=(0.0, 0.6))[1][0]
         assert "is not known" in self.left(-9, clocks=(0.0, None))[1][0]

@@ -3,8 +3,8 @@
 from saltext.openhim import settings
 from saltext.openhim.recovery import layout
 
+from tests.unit.recovery.declared import DECLARED
 from tests.unit.recovery.reported import epoch
-from tests.unit.recovery.test_failover import DECLARED
 
 
 def test_a_layout_is_read_from_the_declared_stack():

@@ -41,6 +41,13 @@ def back(fleet):
     return {}
 
 
+def elected(fleet):
+    """North is lost and known to be off, and MongoDB has elected a primary at south by itself."""
+    known = lost(fleet)
+    fleet.primary = "south-db"
+    return known
+
+
 def broken_core(fleet):
     fleet.cores = set()
     return {}
@@ -54,6 +61,7 @@ RUNS = {
                                     "start core", "prove", "complete"],
     ("rebuild", "south", empty): ["mint", "tell", "restore", *SERVES],
     ("core", "north", broken_core): ["start core"],
+    ("core", "south", elected): ["mint", "tell", *SERVES],
     ("rejoin", "north", back): ["tell", "keep", "resync", "unfence", "open"],
 }  # fmt: skip
 
@@ -76,7 +84,9 @@ def run(asked, fleet, known, chance=lambda: True):
 def test_each_verb_takes_its_steps_in_their_order_and_ends(verb, site, before):
     fleet = Fleet()
     known = before(fleet)
-    if verb == "core":  # the same host is started again: proof of service belongs to no new epoch
+    if (
+        before is broken_core
+    ):  # the same host is started again: proof of service belongs to no new epoch
         for state in fleet.hosts.values():
             state["proven"] = None
     names, answer = run(request(verb, site), fleet, known)
@@ -139,11 +149,66 @@ def test_nobody_is_promoted_beside_a_living_primary():
     assert "Fence its host" in str(answer)
 
 
+def moved(fleet, **report):
+    """OpenHIM alone has begun to move to south; of north a host is heard again, in this state."""
+    fleet.records = (epoch(kind="core", profile="production"),)
+    for state in fleet.hosts.values():
+        state.update(epochs=fleet.records)
+    fleet.primary, fleet.cores = "south-db", set()
+    fleet.down = {"north-core"}
+    fleet.hosts["north-db"].update(admits=False, **report)
+    words = (Attestation("north", "Ada", "1"),)
+    return steps.next_step(request("core", "south"), fleet.evidence(attestations=words))
+
+
+def test_a_site_that_mongodb_goes_on_without_is_given_up_and_fenced_where_it_is_back():
+    fleet = Fleet()
+    known = elected(fleet)
+    minted = steps.next_step(request("core", "south"), fleet.evidence(**known))
+    assert (minted.name, minted.details["lost_sites"]) == ("mint", "north")
+    back = moved(Fleet())
+    assert (back.name, back.hosts) == ("fence", ("north-db",))
+    assert moved(Fleet(), fenced=True).name == "admit"
+
+
+def test_a_site_whose_member_still_answers_is_not_given_up_for_its_openhim():
+    fleet = Fleet()
+    fleet.down, fleet.cores = {"north-core"}, set()
+    words = (Attestation("north", "Ada", None),)
+    minted = steps.next_step(request("core", "south"), fleet.evidence(attestations=words))
+    assert (minted.name, minted.details["lost_sites"]) == ("mint", "")
+
+
+def test_openhim_that_was_moved_and_is_lost_again_is_started_again_in_the_same_epoch():
+    fleet = Fleet()
+    known = elected(fleet)
+    run(request("core", "south"), fleet, known)
+    done = steps.next_step(request("core", "south"), fleet.evidence(**known))
+    assert isinstance(done, Done)
+    fleet.cores = set()
+    again = steps.next_step(request("core", "south"), fleet.evidence(**known))
+    assert (again.name, len(fleet.records)) == ("start core", 1)
+
+
+def test_an_election_that_is_under_way_is_waited_for_and_without_a_majority_there_is_none():
+    fleet = Fleet()
+    moved(fleet)
+    fleet.lose("north")
+    fleet.primary = None
+    words = (Attestation("north", "Ada", "1"),)
+    for voters, expected in ((("rs/south-db",), Wait), (("rs/south-db", "rs/north-db"), Refusal)):
+        seen = fleet.evidence(attestations=words, voters=voters)
+        answer = steps.next_step(request("core", "south"), seen)
+        assert isinstance(answer, expected), answer
+    assert "rs has no primary; bring a majority back, or use failover" in str(answer)
+
+
 def test_a_move_waits_until_the_target_has_every_write():
     fleet = Fleet()
+    fleet.do(steps.next_step(request("switchover", "south"), fleet.evidence()))
     fleet.hosts["south-db"]["caught_up"] = False
     names, answer = run(request("switchover", "south"), fleet, {})
-    assert names == ["mint", "tell", "close"]
+    assert names == ["tell", "close"]
     assert isinstance(answer, Wait)
     assert "south-db has not all writes yet" in answer.reason
 

@@ -98,6 +98,11 @@ def test_each_verb_is_allowed_where_nothing_speaks_against_it(verb):
     assert verb in RULES
 
 
+def given_up(site):
+    newest = epoch(active_site="north", lost_sites=(site,), completed_at=LATER)
+    return changed("north-db", epochs=(newest,))
+
+
 REFUSED = [
     ("failover", (), {"words": ()}, "north is not proven closed"),
     ("failover", (), {"words": (Attestation("north", "Ada", "7"),)}, "north is not proven closed"),
@@ -113,10 +118,13 @@ REFUSED = [
     ("switchover", (gone("north-db"),), {}, "north-db does not answer, and a planned move"),
     ("switchover", (primary(None),), {}, "rs has no primary that anybody sees"),
     ("switchover", (unfinished,), {}, r"epoch 1 \(failover to south by Ada\) is not finished"),
+    ("switchover", (changed("south-db", caught_up=None),), {}, "rs/south-db does not keep up"),
     ("switchover", (), {"site": "north"}, "north is the active site already"),
     ("core", (running("south-core"),), {"words": ()}, "OpenHIM runs on south-core and is not fenced"),
     ("core", (), {"host": "north-db"}, "host: found 'north-db'; those at 'north' .* north-core"),
     ("core", (primary(None),), {}, "rs has no primary"),
+    ("core", (given_up("south"),), {"site": "south"}, "south was given up, and its members have no"),
+    ("core", (gone("south-db"),), {"words": ()}, "south is not proven closed"),
     ("restore", (changed("north-db", can_keep_aside=None),), {}, "room to keep the present data"),
     ("restore", (gone("south-core"),), {}, "it must be known to be stopped"),
     ("restore", (), {"point": Point("p", False)}, "has no manifest"),
@@ -147,6 +155,44 @@ REFUSED = [
 def test_a_verb_is_refused_for_each_reason(verb, changes, asked, expected):
     reasons = judged(verb, *changes, **asked).reasons
     assert [reason for reason in reasons if re.search(expected, reason)], reasons
+
+
+def test_a_majority_that_answers_is_left_to_elect_by_itself():
+    """And with a primary among it, that one is the reason."""
+    fleet = Fleet()
+    fleet.primary = None
+    voters = ("rs/north-db", "rs/south-db")
+    found = verdict(fleet.evidence(voters=voters), request("failover", "south"))
+    assert any(
+        "2 voters of rs answer (rs/north-db, rs/south-db), a majority" in r for r in found.reasons
+    )
+    fleet.primary = "north-db"
+    found = verdict(fleet.evidence(voters=voters), request("failover", "south"))
+    assert not any("a majority" in reason for reason in found.reasons)
+
+
+@pytest.mark.parametrize(("blind", "refused"), [("south-db", True), ("south-core", False)])
+def test_members_must_reach_each_other_and_a_core_may_be_kept_away_by_a_lease(blind, refused):
+    seen = Fleet().evidence()
+    away = Look("rs/north-db", Saw.UNREACHABLE)
+    reports = tuple(
+        replace(r, members=(away, *r.members[1:])) if r.host == blind else r for r in seen.reports
+    )
+    found = verdict(replace(seen, reports=reports), request("switchover", "south")).reasons
+    expected = f"{blind} do not reach it, so who takes over could not catch up"
+    assert (expected in " ".join(found), bool(found)) == (refused, refused)
+
+
+def test_a_host_that_cannot_say_what_it_sees_is_not_heard_and_its_words_are_told():
+    fleet = Fleet()
+    fleet.lose("north")
+    evidence = fleet.evidence(attestations=OFF)
+    reports = tuple(
+        replace(r, answered=False, error="no pillar") if r.host == "south-db" else r
+        for r in evidence.reports
+    )
+    found = verdict(replace(evidence, reports=reports), request("failover", "south"))
+    assert any("south-db cannot say what it sees (no pillar)" in r for r in found.reasons)
 
 
 def test_a_declared_member_that_is_not_ours_is_not_provisioned():

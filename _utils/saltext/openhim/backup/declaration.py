@@ -10,7 +10,7 @@ import time as clock
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from typing import Any
 from urllib.parse import quote
 
@@ -18,7 +18,7 @@ from pymongo import MongoClient
 from saltext.openhim import secrets, settings
 from saltext.openhim.backup import repository
 from saltext.openhim.backup.repository import Repository
-from saltext.openhim.backup.retention import CLOCK_TOLERANCE, Policy
+from saltext.openhim.backup.retention import CLOCK_TOLERANCE, KEEP_ASIDE, Policy
 from saltext.openhim.errors import OpenHIMError, Refused, Unreachable
 from saltext.openhim.mongo import connection
 from saltext.openhim.schema import needs
@@ -102,6 +102,17 @@ class Backups:
     def epoch(self) -> int:
         """The epoch of the recovery record; 0 before the first recovery."""
         return int((self.stack.declared.get("recovery") or {}).get("epoch") or 0)
+
+    @property
+    def epoch_id(self) -> str | None:
+        """The ID of that epoch; None before the first recovery."""
+        return (self.stack.declared.get("recovery") or {}).get("id")
+
+    @property
+    def keep_aside(self) -> timedelta:
+        """For how long the data is kept that a restore replaced."""
+        days = self.entry.get("keep_aside_days")
+        return KEEP_ASIDE if days is None else timedelta(days=float(days))
 
     @property
     def policy(self) -> Policy | None:
@@ -241,7 +252,8 @@ def _way(entry: Mapping[str, Any], purpose: str) -> tuple[str, Mapping[str, str]
 
 def from_pillar(pillar: Mapping[str, Any], minion_id: str) -> Backups:
     """The backups that a pillar declares, as the host ``minion_id`` may use them."""
-    return Backups(settings.from_pillar(pillar), minion_id, pillar)
+    # Salt's __pillar__ has nothing in any other thread than that of the function it was given to.
+    return Backups(settings.from_pillar(pillar), minion_id, dict(pillar))
 
 
 def _best_member(

@@ -199,6 +199,8 @@ _FINAL = (Full, ReadOnly, AppendOnly, AccessDenied)
 _CONTENTS_MISSING = re.compile(
     r"Load\(<(data|index)/.*(no such file|does not exist|not found)", re.IGNORECASE
 )
+#: A file is where a folder of the repository should be; over a network others may see to it.
+_IN_THE_WAY = re.compile(r"(Save|Load)\(<\w+/.*not a directory")
 #: From a disk that is final; over a network it may be the line.
 _CUT_SHORT = re.compile(r"Load\(<(data|index)/.*EOF")
 _REMOTE = re.compile(r"(sftp|rest|s3|b2|azure|gs|swift|rclone):")
@@ -239,8 +241,8 @@ def final(where: str, line: str, secrets: Sequence[str] = ()) -> RepositoryError
     """The error, when a line says that restic retries what cannot succeed; else None."""
     if not _RETRYING.search(line):
         return None
-    cut_short = _CUT_SHORT.search(line) and not _REMOTE.match(where)
-    damaged = bool(cut_short or _CONTENTS_MISSING.search(line))
+    on_disk = _CUT_SHORT.search(line) or _IN_THE_WAY.search(line)
+    damaged = bool((on_disk and not _REMOTE.match(where)) or _CONTENTS_MISSING.search(line))
     kind = Damaged if damaged else cause(line)
     if not damaged and kind not in _FINAL:
         return None

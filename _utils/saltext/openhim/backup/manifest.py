@@ -167,6 +167,8 @@ class Manifest:
     epoch_id: str | None = None
     #: Versions of what wrote it, by name.
     software: Mapping[str, str] | None = None
+    #: Whether it is what a restore was about to replace: kept for a while, and no backup.
+    aside: bool = False
     #: In a copy: the repository's ID, the manifest's SHA-256 there, and when it was copied.
     copied_from: Mapping[str, str] | None = None
     format: int = FORMAT
@@ -187,12 +189,18 @@ class Manifest:
 
     def to_json(self) -> bytes:
         """The file: ``{"manifest": …, "sha256": …}`` in canonical JSON."""
-        content = json.loads(canonical(asdict(self)))
+        content = self._content()
         return canonical({"manifest": content, "sha256": digest(content)})
 
     def sha256(self) -> str:
         """The hash that the file carries."""
-        return digest(json.loads(canonical(asdict(self))))
+        return digest(self._content())
+
+    def _content(self) -> dict[str, Any]:
+        content: dict[str, Any] = json.loads(canonical(asdict(self)))
+        if not self.aside:  # as every backup was written before there was such a thing
+            del content["aside"]
+        return content
 
 
 def from_json(data: bytes, *, stack: str | None = None, where: str = "the manifest") -> Manifest:

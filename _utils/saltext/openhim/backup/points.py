@@ -120,6 +120,11 @@ class RestorePoint:
         return point_time(self.id)
 
     @property
+    def aside(self) -> bool:
+        """Whether it is the data that a restore was about to replace, and so no backup."""
+        return self.manifest.aside
+
+    @property
     def as_of(self) -> float:
         """The moment that its data is of, in seconds since 1970: the oldest cluster time in it.
 
@@ -155,8 +160,12 @@ def of_the_past(
 
 
 def newest(points: Iterable[RestorePoint], now: datetime | None = None) -> RestorePoint | None:
-    """The one that shows the latest data, of those whose time has come; None when there is none."""
-    return max(of_the_past(points, now), key=lambda one: (one.as_of, one.id), default=None)
+    """The one that shows the latest data, of those whose time has come; None when there is none.
+
+    What was kept aside is never it: somebody had a reason to replace that data.
+    """
+    backups = (one for one in of_the_past(points, now) if not one.aside)
+    return max(backups, key=lambda one: (one.as_of, one.id), default=None)
 
 
 @dataclass(frozen=True)
@@ -242,7 +251,8 @@ class Taking:
     """A restore point in the making; to be used in ``with``, and to be committed inside it.
 
     by, why: who asked for it and for what reason, for those who read the manifest later.
-    epoch, epoch_id: of the recovery record.
+    epoch, epoch_id: of the recovery record. aside: whether it is what a restore is about to
+    replace.
 
     Leaving the block by an error, or without :meth:`commit`, removes the parts that were stored (as
     far as the repository lets these credentials remove anything).
@@ -259,12 +269,14 @@ class Taking:
         epoch_id: str | None = None,
         host: str | None = None,
         software: Mapping[str, str] | None = None,
+        aside: bool = False,
     ):
         self.repository = repository
         self.stack = _name(stack, "name of a stack")
         self.by, self.why, self.epoch, self.epoch_id = by, why, epoch, epoch_id
         self.host = host or socket.gethostname()
         self.software = dict(software or {})
+        self.aside = aside
         self.started = datetime.now(timezone.utc)
         self._clock = clock.monotonic()
         self.id = new_id(self.started)
@@ -360,6 +372,7 @@ class Taking:
             finished=manifests.utc(datetime.now(timezone.utc)),
             milliseconds=int((clock.monotonic() - self._clock) * 1000),
             software={**software, **self.software},
+            aside=self.aside,
         )
 
     def _store(self, part: str, filename: str, producer: Callable[[BinaryIO], object]) -> None:
@@ -552,6 +565,7 @@ def prune(
     *,
     minimum_verified: int = 1,
     protected: Collection[str] | Callable[[Sequence[RestorePoint]], Collection[str]] = (),
+    keep_aside: timedelta = retention.KEEP_ASIDE,
     confirm: bool = False,
     free: bool = True,
     now: datetime | None = None,
@@ -560,17 +574,24 @@ def prune(
 
     protected: IDs of points or snapshots (oplog slices kept beside them) that stay; or a function
         that gets all points and answers with them.
+    keep_aside: for how long the data stays that a restore replaced.
     free: also free the space (``restic prune``).
     """
     known = listing(repository, stack)
     _refuse_unreadable(repository, known)
     spared = set(protected(known.points) if callable(protected) else protected)
     candidates = [
-        retention.Candidate(point.id, point.time, point.verified) for point in known.points
+        retention.Candidate(point.id, point.time, point.verified, point.aside)
+        for point in known.points
     ]
     holding = {point.id for point in known.points if spared & {point.id, *point.snapshots}}
     decision = retention.decide(
-        candidates, policy, minimum_verified=minimum_verified, now=now, protected=holding
+        candidates,
+        policy,
+        minimum_verified=minimum_verified,
+        now=now,
+        protected=holding,
+        keep_aside=keep_aside,
     )
     if not confirm or not decision.remove:
         return Pruned(decision, protected=tuple(sorted(holding)))

@@ -16,6 +16,9 @@ from saltext.openhim.errors import OpenHIMError, Refused
 #: How far ahead of ours another host's clock may be before we distrust the time of its points.
 CLOCK_TOLERANCE = timedelta(minutes=5)
 
+#: For how long the data stays that a restore replaced, where the pillar does not say it.
+KEEP_ASIDE = timedelta(days=30)
+
 #: What a point's time is cut to, so that points of the same period are equal.
 _PERIODS: dict[str, Callable[[datetime], tuple[int, ...]]] = {
     "hourly": lambda time: (time.year, time.month, time.day, time.hour),
@@ -67,11 +70,15 @@ class Policy:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A committed restore point, as far as retention cares. ``time`` knows its time zone."""
+    """A committed restore point, as far as retention cares. ``time`` knows its time zone.
+
+    aside: it is what a restore was about to replace.
+    """
 
     id: str
     time: datetime
     verified: bool = False
+    aside: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,18 +98,21 @@ def decide(
     minimum_verified: int = 1,
     now: datetime | None = None,
     protected: Collection[str] = (),
+    keep_aside: timedelta = KEEP_ASIDE,
 ) -> Decision:
     """Sort the points into those to keep and those to remove.
 
     The newest point is always kept. Of the points of one period the newest *verified* one stays, or
     the newest when none is verified. Points whose time lies in the future are kept and take
-    nobody's place: a clock was wrong, or somebody tries to push the good ones out.
+    nobody's place: a clock was wrong, or somebody tries to push the good ones out. What was kept
+    aside takes nobody's place either: it stays for a while of its own, and counts for nothing.
 
     minimum_verified: the floor; that many verified points stay, whatever the policy says. While
     fewer
         exist at all, nothing is removed.
     now: the present (default: the clock's).
     protected: points that stay in any case.
+    keep_aside: for how long what a restore replaced stays.
     """
     if minimum_verified < 0:
         raise OpenHIMError(f"minimum_verified is {minimum_verified}; expected 0 or more")
@@ -111,13 +121,15 @@ def decide(
     if len({point.id for point in every}) != len(every):
         raise OpenHIMError("a restore point was listed twice; nothing was decided")
     future = [point for point in every if point.time > present + CLOCK_TOLERANCE]
-    usable = every[len(future) :]
+    usable = [point for point in every[len(future) :] if not point.aside]
     reasons: dict[str, list[str]] = {}
     for point, reason in _kept(usable, policy):
         reasons.setdefault(point.id, []).append(reason)
     for point in future:
         reasons.setdefault(point.id, []).append("its time is in the future")
     for point in every:
+        if point.aside and point.time > present - keep_aside:
+            reasons.setdefault(point.id, []).append("kept aside")
         if point.id in protected:
             reasons.setdefault(point.id, []).append("protected")
     verified = [point for point in usable if point.verified]

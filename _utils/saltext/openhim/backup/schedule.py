@@ -76,9 +76,14 @@ def hosts_with_a_task(stack: Stack) -> list[str]:
     return sorted(host for host in found if host)
 
 
-def differences(present: dict[str, Any], declared: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """What is to change in a schedule: name → ``old`` and ``new``; entries of others are left."""
-    ours = {name: entry for name, entry in present.items() if name.startswith(PREFIX)}
+def differences(
+    present: dict[str, Any], declared: dict[str, dict[str, Any]], prefix: str = PREFIX
+) -> dict[str, Any]:
+    """What is to change in a schedule: name → ``old`` and ``new``; entries of others are left.
+
+    prefix: with what the names of ours begin.
+    """
+    ours = {name: entry for name, entry in present.items() if name.startswith(prefix)}
     found = {}
     for name in sorted(ours.keys() | declared):
         old, new = ours.get(name), declared.get(name)

@@ -20,7 +20,7 @@ import stat
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,21 +93,29 @@ class Scratch:
 
 
 @contextlib.contextmanager
-def mongod(binary: str, data_bytes: int = 0, folder: str | Path | None = None) -> Iterator[Scratch]:
+def mongod(
+    binary: str,
+    data_bytes: int = 0,
+    folder: str | Path | None = None,
+    isolated: tuple[Path, int] | None = None,
+    fill: Callable[[Path], Sequence[str]] | None = None,
+) -> Iterator[Scratch]:
     """A scratch mongod; it is gone, and its folder too, when the block is left.
 
     binary: mongod's path. data_bytes: how much BSON it will be given; too little room is said
     before anything starts. folder: on a tmpfs or on an encrypted disk; :data:`FOLDER` when left
-    out.
+    out. isolated: a network namespace (its file), and the port on whose loopback interface it
+    listens too, beside its socket. fill: puts files into its data folder before it starts, and
+    returns further options.
 
     Raises :class:`NoRoom` and :class:`ScratchError`.
     """
     command = _command(binary)
     parent = parent_with_room(folder, data_bytes)
-    own, lock = _own_folder(parent)
+    own, lock = own_folder(parent)
     keeper: subprocess.Popen[bytes] | None = None
     try:
-        keeper = _started(command, own, lock)
+        keeper = _started(command, own, lock, isolated, fill)
         socket = own / _SOCKET
         _wait_until_it_listens(keeper, own, socket)
         client = MongoClient(
@@ -208,8 +216,11 @@ def _command(binary: str) -> list[str]:
     return [*polite, setpriv, "--pdeathsig", "KILL", binary]
 
 
-def _own_folder(parent: Path) -> tuple[Path, int]:
-    """A new folder that is ours alone, and the lock that says that it is in use."""
+def own_folder(parent: Path) -> tuple[Path, int]:
+    """A new folder that is ours alone, and the lock that says that it is in use (close it last).
+
+    Should nobody remove it, :func:`remove_abandoned` does, once the lock is gone.
+    """
     own = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))  # mode 0700
     if len(str(own / _SOCKET)) > _LONGEST_SOCKET:
         own.rmdir()
@@ -219,21 +230,33 @@ def _own_folder(parent: Path) -> tuple[Path, int]:
         )
     lock = os.open(own / "lock", os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX)
-    (own / "db").mkdir(mode=0o700)
     return own, lock
 
 
-def _started(command: list[str], own: Path, lock: int) -> subprocess.Popen[bytes]:
+def _started(
+    command: list[str],
+    own: Path,
+    lock: int,
+    isolated: tuple[Path, int] | None,
+    fill: Callable[[Path], Sequence[str]] | None,
+) -> subprocess.Popen[bytes]:
+    (own / "db").mkdir(mode=0o700)
+    further = fill(own / "db") if fill else ()
+    addresses, port = str(own / _SOCKET), []
+    if isolated:
+        command = ["nsenter", f"--net={isolated[0]}", "--", *command]
+        addresses, port = f"{addresses},127.0.0.1", ["--port", str(isolated[1])]
     options = [
         *("--dbpath", str(own / "db"), "--logpath", str(own / "log")),
-        # Sockets in our folder, and no port.
-        *("--bind_ip", str(own / _SOCKET), "--unixSocketPrefix", str(own)),
+        # Sockets in our folder, and no port of this host.
+        *("--bind_ip", addresses, "--unixSocketPrefix", str(own), *port),
         *("--filePermissions", "0700", "--wiredTigerCacheSizeGB", _CACHE_GB),
         # Checkpoints often, so that the journal stays small; and no document in the log.
         *("--wiredTigerEngineConfigString", "log=(file_max=16MB,prealloc=false)"),
         *("--syncdelay", "15", "--slowms", "100000000"),
         *("--setParameter", "ttlMonitorEnabled=false"),
         *("--setParameter", "diagnosticDataCollectionEnabled=false"),
+        *further,
     ]
     return subprocess.Popen(
         ["/bin/sh", "-c", _KEEPER, "keeper", str(own), *command, *options],

@@ -95,15 +95,15 @@ def judge_repository(seen: Seen, limits: Limits, now: float) -> Judgement:
         )
     elif now - seen.newest > limits.max_age:
         failing.append(
-            f"its newest restore point {seen.newest_id} shows what was {_words(now - seen.newest)} "
-            f"ago, allowed are {_words(limits.max_age)}"
+            f"its newest restore point {seen.newest_id} shows what was "
+            f"{in_words(now - seen.newest)} ago, allowed are {in_words(limits.max_age)}"
         )
     if seen.newest is not None and seen.verified is None:
         degraded.append("none of its restore points was ever verified")
     elif seen.verified is not None and now - seen.verified > limits.max_unverified:
         degraded.append(
             f"its newest verified restore point {seen.verified_id} shows what was "
-            f"{_words(now - seen.verified)} ago, allowed are {_words(limits.max_unverified)}"
+            f"{in_words(now - seen.verified)} ago, allowed are {in_words(limits.max_unverified)}"
         )
     if seen.failed_verification:
         failing.append(
@@ -185,7 +185,7 @@ def table(found: Mapping[str, Any]) -> str:
 
 
 def _ago(seconds: float | None) -> str:
-    return "never" if seconds is None else f"{_words(seconds)} ago"
+    return "never" if seconds is None else f"{in_words(seconds)} ago"
 
 
 def look(backups: Backups, name: str, now: datetime | None = None) -> Seen:
@@ -283,7 +283,7 @@ def judge_bundles(
     figures["newest_age_seconds"] = round(age, 1)
     reasons = []
     if age > 2 * max_age:
-        reasons.append(f"the newest is {_words(age)} old, allowed are {_words(2 * max_age)}")
+        reasons.append(f"the newest is {in_words(age)} old, allowed are {in_words(2 * max_age)}")
     if known[-1].epoch < epoch:
         reasons.append(f"the newest is of epoch {known[-1].epoch}, and it is now {epoch}")
     return Judgement(DEGRADED if reasons else OK, reasons, figures)
@@ -327,7 +327,7 @@ def kept(max_age: float, now: datetime | None = None, path: str = FILE) -> dict[
         reason = f"the last judgement is of {found['at']}, which is in the future: set the clock"
         return {**found, "state": UNKNOWN, "reasons": [reason]}
     if age > max_age:
-        reason = f"nobody has looked at the backups for {_words(age)}; then they were"
+        reason = f"nobody has looked at the backups for {in_words(age)}; then they were"
         return {**found, "state": UNKNOWN, "reasons": [f"{reason} {found['state']}"]}
     return dict(found)
 
@@ -394,7 +394,8 @@ def _age(time: float | None, now: float) -> float | None:
     return None if time is None else round(now - time, 1)
 
 
-def _words(seconds: float) -> str:
+def in_words(seconds: float) -> str:
+    """A duration as a person says it: in days, hours, minutes or seconds."""
     for size, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from glob import escape
 from typing import Any
@@ -23,8 +23,9 @@ from saltext.openhim.backup.manifest import ReplicaSet
 from saltext.openhim.backup.oplog import chain, declared, replay, slices
 from saltext.openhim.backup.oplog.chain import Plan, TimeNotReachable
 from saltext.openhim.backup.oplog.slices import Header, words
-from saltext.openhim.backup.oplog.store import SliceStore
+from saltext.openhim.backup.oplog.store import ResticSlices, SliceStore
 from saltext.openhim.backup.points import RestorePoint
+from saltext.openhim.backup.present import NOTE
 from saltext.openhim.backup.progress import Progress
 from saltext.openhim.errors import OpenHIMError, Refused
 
@@ -37,6 +38,7 @@ class Way:
 
     point: the base, which is in ``repository``. to: the time, None for the point's own. plans: what
     is replayed, by set. damaged: slices that are left out, for others have the same entries.
+    archive: the location of the slices.
     """
 
     point: RestorePoint
@@ -45,6 +47,7 @@ class Way:
     store: SliceStore | None = None
     plans: Mapping[str, Plan] = field(default_factory=dict)
     damaged: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    archive: str | None = None
 
     @property
     def time(self) -> str | None:
@@ -88,18 +91,21 @@ def find(backups: Backups, to_time: str, point: str, repository: str | None = No
     """
     to = parsed(to_time)
     known = _candidates(backups, to, point, repository)
-    first: OpenHIMError | None = None
-    for place in declared.visible(backups) or [declared.ARCHIVE]:
+    first, *others = declared.visible(backups) or [declared.ARCHIVE]
+    try:
+        return _through(backups, declared.store(backups, place=first), known, to)
+    except OpenHIMError as error:
+        why = error
+    for place in others:
         try:
             return _through(backups, declared.store(backups, place=place), known, to)
         except OpenHIMError as error:
-            first = first or error
-    assert first is not None
-    raise first
+            raise Refused(f"{why}; and with the archive's copy: {error}") from error
+    raise why
 
 
 def _through(
-    backups: Backups, store: SliceStore, known: Sequence[tuple[RestorePoint, str]], to: Timestamp
+    backups: Backups, store: ResticSlices, known: Sequence[tuple[RestorePoint, str]], to: Timestamp
 ) -> Way:
     """The way to a time with the slices of one place."""
     headers = store.headers()
@@ -112,7 +118,8 @@ def _through(
         except TimeNotReachable as error:
             refused = refused or _of(chosen, error)
             continue
-        return _sound(store, headers, chosen, name, to)
+        way = _sound(store, headers, chosen, name, to)
+        return replace(way, archive=store.repository.location)
     assert refused is not None
     raise refused
 
@@ -130,7 +137,9 @@ def _candidates(
             others.append(f"{name}: {error}")
             continue
         for one in listed:
-            wanted = point == "latest" or (one.verified if point == "verified" else one.id == point)
+            wanted = one.id == point or (
+                not one.aside and (point == "latest" or (point == "verified" and one.verified))
+            )
             if wanted and _is_before(one, to):
                 found.setdefault(one.id, (one, name))
             elif wanted:
@@ -202,7 +211,7 @@ def others(backups: Backups, one: ReplicaSet, client: MongoClient[Any]) -> list[
         f"{db}.{name}"
         for db in _databases(backups, one)
         for name in sorted(client[db].list_collection_names())
-        if not name.startswith("system.") and (db, name) not in ours
+        if not name.startswith("system.") and name != NOTE and (db, name) not in ours
     ]
 
 

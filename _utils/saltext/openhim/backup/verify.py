@@ -138,6 +138,7 @@ def verify_due(
             known = points.of_the_past(
                 points.listing(backups.repository(name), backups.stack.name).points
             )
+            known = tuple(one for one in known if not one.aside)  # verified when it is named
             chosen = due(known, datetime.now(timezone.utc), limit, sample)
             if chosen is None:
                 found.nothing[name] = _nothing_due(known, sample)
@@ -355,7 +356,7 @@ class _Looking:
             self.found.sets[one.name] = _told(one, [])
             return
         with scratch.mongod(self.binary, self._size(one), self.folder) as server:
-            _refuse_older(server.version, one)
+            refuse_older(server.version, one)
             self.found.server_version = server.version
             try:
                 self._restore(server, one, wanted)
@@ -510,11 +511,12 @@ def _still_there(repository: Repository, point: RestorePoint) -> None:
         )
 
 
-def _refuse_older(version: str, one: ReplicaSet) -> None:
+def refuse_older(version: str, one: ReplicaSet) -> None:
+    """Raises ScratchError when this mongod is older than the one that a set was dumped from."""
     if _release(version) < _release(one.server_version):
         raise scratch.ScratchError(
             f"{one.name} was dumped from MongoDB {one.server_version}, and this host's mongod is "
-            f"{version}: an older one may not understand it. Verify with {one.server_version} or "
+            f"{version}: an older one may not understand it. Use {one.server_version} or "
             "newer"
         )
 

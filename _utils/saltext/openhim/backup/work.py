@@ -15,11 +15,12 @@ from pymongo import MongoClient
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 from saltext.openhim import secrets
-from saltext.openhim.backup import dump, load, points, to_time
+from saltext.openhim.backup import dump, load, points, present, to_time
 from saltext.openhim.backup.archive import BUCKETS, TIMESERIES, VIEW
 from saltext.openhim.backup.declaration import MAX_AGE, PRUNE, SOCKET_TIMEOUT_MS, USE, Backups
 from saltext.openhim.backup.manifest import Namespace, ReplicaSet
 from saltext.openhim.backup.points import RestorePoint
+from saltext.openhim.backup.present import MARKER
 from saltext.openhim.backup.progress import Progress
 from saltext.openhim.backup.repository import Lock, Locked
 from saltext.openhim.backup.to_time import Way
@@ -29,9 +30,6 @@ from saltext.openhim.mongo.status import until
 
 #: One host does one of these at a time; the kernel lets the lock go with the process.
 LOCK = "/run/saltext-openhim/backup.lock"
-
-#: Where a restore says what was restored: a collection of OpenHIM's main database.
-MARKER = "saltext_openhim_restores"
 
 LATEST = "latest"
 
@@ -96,12 +94,15 @@ def take(
     repository: str | None = None,
     progress: Tell = None,
     old_data: bool = False,
+    aside: bool = False,
 ) -> RestorePoint:
     """Takes a restore point of both databases and the declared files.
 
     repository: into which; may be left out where only one is no copy. by, why: for those who read
     the manifest later. old_data: whether the data may be older than ``max_age_seconds``, as in a
-    set that lost its majority; otherwise that is refused.
+    set that lost its majority; otherwise that is refused. aside: whether it is what a restore is
+    about to replace. Refused where a restore did not come to its end: what is there then is nothing
+    that ever was.
 
     What fails half-way leaves no restore point, and removes its parts where it may.
     """
@@ -115,10 +116,14 @@ def take(
             by=by,
             why=why,
             epoch=backups.epoch,
+            epoch_id=backups.epoch_id,
             host=backups.host,
+            aside=aside,
         ) as taking:
             for set_name, databases in sorted(backups.databases().items()):
-                _store(backups, taking, set_name, databases, max_age, progress)
+                # Of what somebody has dropped, that is kept aside which is left.
+                required = set() if aside else backups.required() & set(databases)
+                _store(backups, taking, set_name, databases, required, max_age, progress)
             if backups.entry.get("files"):
                 taking.store_files(backups.entry["files"])
             return taking.commit()
@@ -129,16 +134,24 @@ def _store(
     taking: points.Taking,
     set_name: str,
     databases: list[str],
+    required: set[str],
     max_age: float | None,
     progress: Tell,
 ) -> None:
+    main = backups.stack.databases["main"]
+
+    def refuse_half() -> None:
+        if main.replica_set.name == set_name:
+            present.refuse_half(client, main.name, "no restore point was taken")
+
     with backups.source(set_name, max_age) as client:
+        refuse_half()
 
         def produce(out: BinaryIO) -> dump.Dumped:
-            required = backups.required() & set(databases)
             return dump.dump(client, databases, out, required=required, progress=progress)
 
         taking.store_dump(set_name, produce)
+        refuse_half()  # one may have begun meanwhile
 
 
 def copy(backups: Backups, repository: str) -> list[RestorePoint]:
@@ -177,6 +190,7 @@ def prune(backups: Backups, repository: str, confirm: bool = False) -> points.Pr
             backups.stack.name,
             policy,
             minimum_verified=backups.minimum_verified,
+            keep_aside=backups.keep_aside,
             confirm=confirm,
         )
 
@@ -261,6 +275,7 @@ def restore(
     repository: str | None = None,
     overwrite: bool = False,
     time: str | None = None,
+    exactly: bool = False,
     configuration_first: bool = False,
     on_configured: Callable[[], None] | None = None,
     progress: Tell = None,
@@ -271,17 +286,20 @@ def restore(
     data that is incomplete. overwrite: collections of the same name are dropped first; otherwise
     they are a reason to refuse. time: goes on to that time with the archived oplog
     (:mod:`saltext.openhim.backup.to_time`); what a restore point before it does not have is dropped
-    then. configuration_first: ``on_configured`` is called as soon as OpenHIM's configuration is in;
-    OpenHIM may run and write from then on, so it cannot be had with a time.
+    then. exactly: so is what the restore point itself does not have. configuration_first:
+    ``on_configured`` is called as soon as OpenHIM's configuration is in; OpenHIM may run and write
+    from then on, so it can be had with neither of these.
 
-    Returns ``point``, ``repository``, ``namespaces`` (their number), ``documents``, ``bytes`` and
-    ``untouched``: collections of the same databases that are not in the restore point, and stay;
-    with a time also ``to_time``, ``dropped`` and, by set, what was ``replayed``.
+    Returns ``point``, ``repository``, ``namespaces`` (their number), ``documents``, ``bytes``,
+    ``dropped``, and ``untouched``: collections of the same databases that are not in the restore
+    point, and stay; with a time also ``to_time``, ``archive`` (where the oplog was read: the
+    archive, or its copy) and, by set, what was ``replayed``.
     """
-    if configuration_first and time is not None:
+    if configuration_first and (exactly or time is not None):
         raise Refused(
-            "configuration_first and to_time were given; expected one of them: what OpenHIM writes "
-            "meanwhile would be in the way of the history that is still to be replayed"
+            f"configuration_first and {'exactly' if time is None else 'to_time'} were given; "
+            "expected one of them: what OpenHIM writes meanwhile would be dropped, or in the way "
+            "of the history that is still to be replayed"
         )
     with alone("restoring"):
         way = _way(backups, point, repository, time)
@@ -290,11 +308,18 @@ def restore(
         loaded = []
         replayed = _Replayed()
         with _targets(backups, chosen) as targets:
-            _refuse_before(backups, way, targets, overwrite)
+
+            def configured() -> None:
+                present.serves(*_main(backups, targets))
+                if on_configured:
+                    on_configured()
+
+            _refuse_before(backups, way, targets, overwrite, exactly)
             if configuration_first:
                 # OpenHIM runs as soon as the main set has it: the other one must be done by then.
                 main = backups.stack.databases["main"].replica_set.name
                 targets.sort(key=lambda target: target[0].name == main)
+            _note_beginning(backups, targets, way, by, why)
             for one, client in targets:
                 with to_time.without_ttl(client):
                     with points.open_part(opened, chosen, one.part) as stream:
@@ -304,15 +329,18 @@ def restore(
                                 client,
                                 overwrite=overwrite,
                                 configuration_first=configuration_first,
-                                on_configured=on_configured,
+                                on_configured=configured,
                                 progress=progress,
                             )
                         )
                     compare(one.name, one.namespaces, loaded[-1])
                     read_back(one.name, one.namespaces, client, exactly=not configuration_first)
+                    if way.to or exactly:
+                        replayed.drop(backups, way, one, client)
                     if way.to:
                         replayed.go(backups, way, one, client, progress)
             _mark(backups, targets, way, by, why)
+            present.end(*_main(backups, targets))
         return {
             **replayed.told(way),
             "point": chosen.id,
@@ -324,7 +352,7 @@ def restore(
                 found
                 for each in loaded
                 for found in each.untouched
-                if not found.endswith(MARKER) and found not in replayed.dropped
+                if not found.endswith((MARKER, present.NOTE)) and found not in replayed.dropped
             ),
         }
 
@@ -336,18 +364,28 @@ class _Replayed:
     sets: dict[str, Any] = field(default_factory=dict)
     dropped: list[str] = field(default_factory=list)
 
+    def drop(self, backups: Backups, way: Way, one: ReplicaSet, client: MongoClient) -> None:
+        """What the restore point does not have; what tells of restores stays, if nothing is
+        replayed that would create it."""
+        others = to_time.others(backups, one, client)
+        others = [found for found in others if way.to or not found.endswith(f".{MARKER}")]
+        to_time.drop(client, others)
+        self.dropped += others
+
     def go(
         self, backups: Backups, way: Way, one: ReplicaSet, client: MongoClient, progress: Tell
     ) -> None:
-        others = to_time.others(backups, one, client)
-        to_time.drop(client, others)
-        self.dropped += others
         self.sets[one.name] = to_time.go(backups, way, one, client, progress)
 
     def told(self, way: Way) -> dict[str, Any]:
         if not way.to:
-            return {}
-        return {"to_time": way.time, "dropped": self.dropped, "replayed": self.sets}
+            return {"dropped": self.dropped}
+        return {
+            "to_time": way.time,
+            "archive": way.archive,
+            "dropped": self.dropped,
+            "replayed": self.sets,
+        }
 
 
 def _way(backups: Backups, point: str, repository: str | None, time: str | None) -> Way:
@@ -398,7 +436,9 @@ def primary(backups: Backups, set_name: str) -> Iterator[MongoClient]:
         yield client
 
 
-def _refuse_before(backups: Backups, way: Way, targets: Sequence[Target], overwrite: bool) -> None:
+def _refuse_before(
+    backups: Backups, way: Way, targets: Sequence[Target], overwrite: bool, exactly: bool = False
+) -> None:
     """Whatever one of the sets has against it is said before the other one is touched."""
     if overwrite:
         return
@@ -410,7 +450,7 @@ def _refuse_before(backups: Backups, way: Way, targets: Sequence[Target], overwr
             for found in (f"{name}.{c}" for c in client[name].list_collection_names())
             if found in ours
         ]
-        there += to_time.others(backups, one, client) if way.to else []
+        there += to_time.others(backups, one, client) if way.to or exactly else []
         if there:
             raise Refused(
                 f"{one.name} holds data already ({', '.join(there[:3])}"
@@ -469,9 +509,8 @@ def _mark(
     by: str,
     why: str,
 ) -> None:
-    main = backups.stack.databases["main"]
-    client = next(client for one, client in targets if one.name == main.replica_set.name)
-    collection = client[main.name].get_collection(
+    client, database = _main(backups, targets)
+    collection = client[database].get_collection(
         MARKER, write_concern=WriteConcern("majority", wtimeout=60_000)
     )
     marker = {
@@ -482,9 +521,29 @@ def _mark(
         "restored_at": datetime.now(timezone.utc),
         "by": by,
         "why": why,
+        **_epoch(backups),
         **({"to_time": way.time} if way.to else {}),
     }
     collection.insert_one(marker)
+
+
+def _note_beginning(
+    backups: Backups, targets: Sequence[Target], way: Way, by: str, why: str
+) -> None:
+    facts = {"point": way.point.id, "to_time": way.time, "by": by, "why": why, **_epoch(backups)}
+    present.begin(*_main(backups, targets), facts)
+
+
+def _epoch(backups: Backups) -> dict[str, Any]:
+    """In the name of which recovery this is done; nothing before the first."""
+    return {"epoch": backups.epoch, "epoch_id": backups.epoch_id} if backups.epoch_id else {}
+
+
+def _main(backups: Backups, targets: Sequence[Target]) -> tuple[MongoClient, str]:
+    """A connection to the primary that has OpenHIM's main database, and that one's name."""
+    main = backups.stack.databases["main"]
+    client = next(client for one, client in targets if one.name == main.replica_set.name)
+    return client, main.name
 
 
 def restored(backups: Backups) -> Sequence[Mapping[str, Any]]:

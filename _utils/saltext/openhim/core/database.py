@@ -7,6 +7,7 @@ import time
 import pymongo
 from pymongo.errors import OperationFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
+from saltext.openhim.backup import present
 from saltext.openhim.core import config
 from saltext.openhim.core.host import CoreHost
 from saltext.openhim.errors import Unauthorized, Unreachable
@@ -24,7 +25,10 @@ def wait_writable(core: CoreHost, timeout: float = 60.0) -> float:
     Where a write must be on every site, a deletion of nothing is added: it waits until the newest
     entry of the oplog is where the write concern wants it.
 
-    timeout: seconds for both. Raises :class:`~saltext.openhim.errors.Unauthorized` when OpenHIM's
+    Data that a restore has left half replaced is refused at once: OpenHIM would act on it.
+
+    timeout: seconds for both. Raises :class:`~saltext.openhim.backup.present.HalfReplaced` then,
+    :class:`~saltext.openhim.errors.Unauthorized` when OpenHIM's
     user is not accepted by then (its user may still be on its way), or
     :class:`~saltext.openhim.errors.Unreachable`.
     """
@@ -53,6 +57,8 @@ def _problem(core: CoreHost, kind: str, seconds: float) -> Unauthorized | Unreac
                 "transactions", read_concern=ReadConcern("linearizable")
             )
             collection.find_one({"_id": None}, max_time_ms=int(seconds * 1000))
+            if kind == "main":
+                present.refuse_service(client, database.name)
             if database.replica_set.write_modes:
                 # A majority may be there while a site is not.
                 collection.delete_one({"_id": {"$in": []}})

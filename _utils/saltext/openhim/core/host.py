@@ -26,14 +26,16 @@ class CoreHost:
 
     pillar: the minion's whole pillar. minion_id: the host.
 
-    Raises :class:`~saltext.openhim.errors.OpenHIMError` when the host is not a core host.
+    Raises :class:`~saltext.openhim.errors.OpenHIMError` when the host is not a core host, and holds
+    no drills either: there OpenHIM is installed, and never active.
     """
 
     def __init__(self, pillar: Mapping[str, Any], minion_id: str):
         self.pillar = pillar
         self.stack = settings.from_pillar(pillar)
         self.host = self.stack.host(minion_id)
-        if "core" not in self.host.roles:
+        drills = (self.stack.declared.get("drills") or {}).get("run_by") == minion_id
+        if "core" not in self.host.roles and not drills:
             raise OpenHIMError(
                 f"the host {minion_id} does not have the role core; its roles are "
                 f"{', '.join(self.host.roles) or 'none'}. Ask a core host."

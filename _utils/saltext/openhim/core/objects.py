@@ -25,6 +25,7 @@ from pymongo.errors import PyMongoError
 from saltext.openhim.core import compare, config, versions
 from saltext.openhim.core.api import Api
 from saltext.openhim.core.host import CoreHost, require_secret_name
+from saltext.openhim.emergency import memory, respect
 from saltext.openhim.errors import OpenHIMError, PillarError, Unauthorized, Unreachable
 
 _HIDDEN = {"old": config.MASK, "new": f"{config.MASK} (the declared one)"}
@@ -46,6 +47,8 @@ class Plan:
     listens: tuple[int, ...] = ()
     #: Whether it was written, if only in part: what fails afterwards does not undo that.
     written: bool = False
+    #: What else a person must know of it.
+    note: str = ""
 
     def carry_out(self, again: Callable[[], Plan]) -> None:
         """Write, then compare anew with ``again``; raise when something still differs."""
@@ -104,20 +107,30 @@ def resolved_channel(core: CoreHost, name: str, definition: Mapping[str, Any]) -
 def channel_plan(core: CoreHost, api: Api, name: str, definition: Mapping[str, Any]) -> Plan:
     """What a declared channel lacks. definition: OpenHIM's own channel keys; routes may have
     ``host`` by site and ``secret`` (a secret's name) for the password.
+
+    While emergency mode lasts, what it keeps off is not put on, and that is noted.
     """
     wanted = resolved_channel(core, name, definition)
     actual = _named(api.get("channels"), "name", name)
     if actual and actual.get("status") == "deleted":
         wanted.setdefault("status", "enabled")
     plan = Plan(f"channel {name!r}", _changes(wanted, actual))
-    if wanted.get("type") in ("tcp", "tls") and wanted.get("status", "enabled") == "enabled":
+    if plan.changes:
+        # Only now: where nothing is to be written, nothing can be undone.
+        wanted, plan.note = respect.kept_off(memory.current(core), wanted, actual)
+        plan.changes = _changes(wanted, actual)
+    status = wanted.get("status") or (actual or {}).get("status") or "enabled"
+    if wanted.get("type") in ("tcp", "tls") and status == "enabled":
         plan.listens = (int(wanted.get("tcpPort") or 0),)
 
     def act() -> None:
-        if actual:
-            api.put("channels", actual["_id"], body=compare.overlaid(wanted, _writable(actual)))
-        else:
-            api.post("channels", body=wanted)
+        if plan.note and "status" in plan.changes:
+            respect.hold_new(core, name)
+        with respect.ours(core, api):
+            if actual:
+                api.put("channels", actual["_id"], body=compare.overlaid(wanted, _writable(actual)))
+            else:
+                api.post("channels", body=wanted)
 
     plan.act = act
     return plan
@@ -151,7 +164,7 @@ def client_plan(core: CoreHost, api: Api, client_id: str, definition: Mapping[st
         )
         if not client_password_matches(actual or {}, password):
             changes["password"] = dict(_HIDDEN)
-    sent = {**wanted, **(_hashed_for_client(password) if "password" in changes else {})}
+    sent = {**wanted, **(hashed_for_client(password) if "password" in changes else {})}
 
     def act() -> None:
         if actual:
@@ -173,7 +186,8 @@ def client_password_matches(client: Mapping[str, Any], password: str) -> bool:
     return hashlib.new(algorithm, f"{password}{salt}".encode()).hexdigest() == stored
 
 
-def _hashed_for_client(password: str | None) -> dict[str, str]:
+def hashed_for_client(password: str | None) -> dict[str, str]:
+    """A client's password as OpenHIM's database holds it."""
     salt = random.token_hex(16)
     hashed = hashlib.sha512(f"{password}{salt}".encode()).hexdigest()
     return dict(zip(_CLIENT_PASSWORD, ("sha512", salt, hashed), strict=True))
@@ -203,7 +217,7 @@ def user_plan(core: CoreHost, api: Api, email: str, definition: Mapping[str, Any
     password = core.secret(require_secret_name(definition, f"openhim:objects:users:{email}"))
     actual = api.get("users", email)
     changes = _changes(wanted, actual)
-    if not actual or not api.as_user(email, password).authenticates():
+    if not _has_password(core, actual) or not api.as_user(email, password).authenticates():
         changes["password"] = dict(_HIDDEN)
 
     def act() -> None:
@@ -214,6 +228,11 @@ def user_plan(core: CoreHost, api: Api, email: str, definition: Mapping[str, Any
         api.put("users", email, body=fields)
 
     return Plan(f"user {email!r}", changes, act)
+
+
+def _has_password(core: CoreHost, actual: Mapping[str, Any] | None) -> bool:
+    """Whether there is a user with any password: OpenHIM 4 fails (500) at one without it."""
+    return bool(actual) and (core.version.has_passports or "passwordHash" in (actual or {}))
 
 
 def _junk(core: CoreHost) -> dict[str, str]:
@@ -329,7 +348,7 @@ def _stored_mediator(core: CoreHost, urn: str) -> Mapping[str, Any]:
 # Roles
 
 
-def role_plan(api: Api, name: str, channels: list[str], clients: list[str]) -> Plan:
+def role_plan(core: CoreHost, api: Api, name: str, channels: list[str], clients: list[str]) -> Plan:
     """What a role lacks. OpenHIM has no document for a role: it is the text that channels allow
     and that clients have, and is written there (version 4's own call for roles fails on current
     servers). channels: names. clients: client IDs. Both are exact.
@@ -354,8 +373,9 @@ def role_plan(api: Api, name: str, channels: list[str], clients: list[str]) -> P
                 writes.append((path, entry["_id"], {field_name: roles}))
 
     def act() -> None:
-        for path, identity, body in writes:
-            api.put(path, identity, body=body)
+        with respect.ours(core, api):
+            for path, identity, body in writes:
+                api.put(path, identity, body=body)
 
     return Plan(f"role {name!r}", changes, act)
 

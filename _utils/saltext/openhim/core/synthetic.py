@@ -188,7 +188,7 @@ def _find(
     core: CoreHost, unique: str, sent_at: datetime.datetime, timeout: float
 ) -> Mapping[str, Any]:
     """The transaction in the main database with its final status, which OpenHIM sets afterwards."""
-    url = config.database_url(core.stack, core.pillar, "main")
+    url = core.config["mongo"]["url"]
     query = {
         # OpenHIM's clock is this host's; the time lets the index find the document.
         "request.timestamp": {"$gte": sent_at - datetime.timedelta(seconds=5)},

@@ -44,14 +44,18 @@ MongoClient.connect = (url, options, callback) => {
 const NativeTopology = require('mongodb/lib/topologies/native_topology')
 NativeTopology.prototype.connections = function () { return [this] }
 
-// OpenHIM 4 stops its scheduler with a callback, which this agenda does not take; without it
-// neither a restart nor a stop would ever end.
+// OpenHIM 4 stops its scheduler and cancels jobs with a callback, which this agenda does not take;
+// without it neither a restart nor a stop would ever end, and where a channel polls no job would
+// ever start.
 const Agenda = require('agenda')
-const stop = Agenda.prototype.stop
-Agenda.prototype.stop = function (callback) {
-  const stopped = stop.call(this)
-  if (callback) stopped.then(() => callback(), callback)
-  return stopped
+for (const name of ['stop', 'cancel']) {
+  const original = Agenda.prototype[name]
+  Agenda.prototype[name] = function (...words) {
+    const callback = typeof words[words.length - 1] === 'function' ? words.pop() : null
+    const done = original.apply(this, words)
+    if (callback) done.then(result => callback(null, result), callback)
+    return done
+  }
 }
 """
 

@@ -25,7 +25,14 @@ from pymongo.errors import (
 )
 from saltext.openhim import secrets
 from saltext.openhim.errors import OpenHIMError, Unauthorized, Unreachable
-from saltext.openhim.settings import TLS_DIRECTORY, Member, ReplicaSet, Stack, from_pillar
+from saltext.openhim.settings import (
+    EPOCH_TAG,
+    TLS_DIRECTORY,
+    Member,
+    ReplicaSet,
+    Stack,
+    from_pillar,
+)
 
 CONNECT_TIMEOUT_MS = 2000
 SOCKET_TIMEOUT_MS = 20000
@@ -292,7 +299,12 @@ def reach(address: str, timeout: float = CONNECT_TIMEOUT_MS / 1000) -> str | Non
 
 @dataclass(frozen=True)
 class Observation:
-    """What one look at one mongod showed."""
+    """What one look at one mongod showed.
+
+    epoch: the ID of the epoch in whose name its configuration was made; None for one from before
+    any recovery. committed: its last majority-committed time, in seconds since 1970. lag: seconds
+    that it is behind the primary, by its own account; None where it does not know.
+    """
 
     name: str
     kind: str
@@ -302,6 +314,9 @@ class Observation:
     state: str | None = None
     primary: str | None = None
     hosts: tuple[str, ...] = ()
+    epoch: str | None = None
+    committed: float | None = None
+    lag: float | None = None
 
     @property
     def is_primary(self) -> bool:
@@ -386,6 +401,8 @@ def _observed_member(
         set_name=hello["setName"],
         primary=hello.get("primary"),
         hosts=tuple(hello.get("hosts", ())) + tuple(hello.get("passives", ())),
+        epoch=(hello.get("tags") or {}).get(EPOCH_TAG),
+        committed=_committed(hello),
     )
     try:
         with connected(address, access, KEYFILE if access.keyfile else OPERATOR) as client:
@@ -394,12 +411,33 @@ def _observed_member(
         mine = next((m["stateStr"] for m in status["members"] if m.get("self")), None)
         # hello alone says whether it is writable; between the two looks it may have changed.
         state = state if state == "PRIMARY" else (mine or state)
-        return Observation(name, MEMBER, state=state, set_id=_set_id(kept), **found)
+        lag = _lag(status["members"])
+        return Observation(name, MEMBER, state=state, set_id=_set_id(kept), lag=lag, **found)
     except Unauthorized:
         detail = "it does not accept our keyfile" if access.keyfile else "it does not let us in"
         return Observation(name, MEMBER, detail, state=state, set_id="not ours", **found)
     except OpenHIMError as error:
         return Observation(name, MEMBER, str(error), state=state, **found)
+
+
+def _committed(hello: Mapping[str, Any]) -> float | None:
+    """The last time of which a member knows that it is on a majority; it tells that to anybody."""
+    written = (hello.get("lastWrite") or {}).get("majorityWriteDate")
+    return written.timestamp() if written else None
+
+
+def _lag(members: Iterable[Mapping[str, Any]]) -> float | None:
+    """Seconds between what a member has and what its primary has, as it heard last."""
+    applied = {"self": None, "primary": None}
+    for member in members:
+        written = member.get("lastAppliedWallTime") or member.get("optimeDate")
+        if member.get("self"):
+            applied["self"] = written
+        if member["state"] == 1 and member["health"] == 1:
+            applied["primary"] = written
+    if not applied["self"] or not applied["primary"]:
+        return None
+    return max(0.0, (applied["primary"] - applied["self"]).total_seconds())
 
 
 def _set_id(config: Mapping[str, Any]) -> str | None:

@@ -141,12 +141,16 @@ def _refuse(vantage: Vantage, reasons: list[str]) -> None:
 
 
 def declared_names(vantage: Vantage) -> list[str]:
-    """Every member that the pillar declares, whatever the profile leaves of them."""
+    """Every member that the pillar declares, whatever the profile leaves of them.
+
+    But for those on hosts that stand by: they were never in the set.
+    """
     entry = vantage.stack.declared["mongodb"]["replica_sets"][vantage.replica_set.name]
     port = entry.get("port", DEFAULT_MONGODB_PORT)
     return [
         f"{vantage.stack.host(host_id).name}:{(values or {}).get('port', port)}"
         for host_id, values in entry["members"].items()
+        if host_id in vantage.stack.hosts
     ]
 
 

@@ -1,4 +1,4 @@
-"""What proves that a site cannot take writes: its fences, its lease, or a person's word.
+"""What proves that a site cannot take writes: its fences, its power, its lease, or a person's word.
 
 Proven means: it admits no client now, and nothing but a later recovery can change that.
 """
@@ -56,6 +56,8 @@ def prospect(evidence: Evidence, site: str) -> Closure:
     word = evidence.attested(site, (upon,))
     if word:
         return Closure(site, f"{word.by} attests that it is off")
+    if all(_can_be_switched_off(evidence, host) for host in unheard):
+        return Closure(site, "its provider can switch off those of its hosts that are silent")
     left, problems = expiry(evidence, site, None)
     if problems:
         return Closure(site, None, None, _missing(evidence, site, upon, problems))
@@ -68,7 +70,7 @@ def _by_its_hosts(evidence: Evidence, site: str, epoch_id: str) -> str | None:
     if not all(_host_is_closed(evidence, host, epoch_id) for host in hosts):
         return None
     return (
-        "each of its hosts is fenced, or knows the epoch and admits nobody"
+        "each of its hosts is fenced, or knows the epoch and admits nobody, or is switched off"
         if hosts
         else ("no host is declared there that could take part in a write")
     )
@@ -77,9 +79,16 @@ def _by_its_hosts(evidence: Evidence, site: str, epoch_id: str) -> str | None:
 def _host_is_closed(evidence: Evidence, host: str, epoch_id: str) -> bool:
     report = evidence.heard.get(host)
     if report is None:
-        return False
+        power = evidence.power(host)
+        return power is not None and power.off and power.epoch == epoch_id
     told = evidence.knows(host, epoch_id) and report.admits is False
     return report.fenced is True or told
+
+
+def _can_be_switched_off(evidence: Evidence, host: str) -> bool:
+    """It can be found out only by doing it; but a provider that does not even answer cannot."""
+    power = evidence.power(host)
+    return evidence.switchable and power is not None and power.answers
 
 
 def _by_word(evidence: Evidence, site: str, epoch: Epoch) -> str | None:
@@ -98,6 +107,12 @@ def _missing(
     return (
         f"{site} is not proven closed: found no fence and no closed host of the newest epoch on "
         f"{', '.join(open_hosts)} (no answer is no proof), and no lease to rely on "
-        f"({'; '.join(problems)}). Fence each of these hosts, or switch the site off, see that it "
-        "stays off, and attest that",
+        f"({'; '.join(problems)}){_by_the_provider(evidence, open_hosts)}. Fence each of these "
+        "hosts, or switch the site off, see that it stays off, and attest that",
     )
+
+
+def _by_the_provider(evidence: Evidence, hosts: list[str]) -> str:
+    said = [(host, power.said) for host in hosts if (power := evidence.power(host))]
+    told = "; ".join(f"of {host}: {words}" for host, words in said)
+    return f", and its provider does not say that they are off ({told})" if told else ""

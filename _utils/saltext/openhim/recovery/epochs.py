@@ -8,9 +8,10 @@ Pure: :mod:`saltext.openhim.record` keeps them on disk.
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -20,8 +21,13 @@ from saltext.openhim.recovery.answers import Refusal
 #: The kind of the epoch by which a person ends a conflict.
 DECISION = "decision"
 
+#: What of an epoch is a list.
+_LISTS = (
+    *("lost_sites", "witnesses", "rejects", "attestations", "power_offs", "rejoins", "timeline"),
+)
+
 #: What of an epoch is written later than the epoch itself: two copies may differ in it.
-PROGRESS = ("result", "completed_at")
+PROGRESS = ("result", "completed_at", "attestations", "power_offs", "rejoins", "timeline")
 
 
 @dataclass(frozen=True)
@@ -35,7 +41,12 @@ class Epoch:
     fork_point: the cluster time up to which the parent's history is also this one's, None where it
     is not known. config_digest: of the declaration that it was made for. witnesses: the hosts of
     which any one renews the active site's lease; none where it has no lease. rejects: IDs of the
-    epochs that this one declares to be no history of ours.
+    epochs that this one declares to be no history of ours. attestations: what people said in it of
+    sites that are off: ``site``, ``words``, ``by``, ``at``. power_offs: of hosts that their
+    provider has switched off, and reads back as off: the same, and ``host``. rejoins: of lost sites
+    that have been brought back since: ``site``, ``by``, ``reason``, ``at``. timeline: when each
+    step of it was done for the first time: ``step``, ``at``, and ``waited_seconds`` where it had to
+    wait.
     """
 
     number: int
@@ -57,6 +68,10 @@ class Epoch:
     config_digest: str | None = None
     witnesses: tuple[str, ...] = ()
     rejects: tuple[str, ...] = ()
+    attestations: tuple[Mapping[str, str], ...] = ()
+    rejoins: tuple[Mapping[str, str], ...] = ()
+    timeline: tuple[Mapping[str, Any], ...] = ()
+    power_offs: tuple[Mapping[str, str], ...] = ()
 
     def __hash__(self) -> int:
         return hash((self.number, self.id))
@@ -67,8 +82,7 @@ class Epoch:
 
         Raises TypeError, ValueError or KeyError for what is none.
         """
-        lists = ("lost_sites", "witnesses", "rejects")
-        values = {key: tuple(entry[key]) for key in lists if key in entry}
+        values = {key: tuple(entry[key]) for key in _LISTS if key in entry}
         return cls(**{**entry, **values, "lost_sites": tuple(entry["lost_sites"])})
 
     @property
@@ -76,14 +90,34 @@ class Epoch:
         """Which one it is, for a person."""
         return f"epoch {self.number} ({self.kind} to {self.active_site} by {self.declared_by})"
 
+    @property
+    def waited(self) -> float:
+        """For how many seconds this recovery waited for what only time brings, such as a lease."""
+        return round(sum(one.get("waited_seconds", 0.0) for one in self.timeline), 3)
+
+    @property
+    def rejoined(self) -> tuple[str, ...]:
+        """Those of the lost sites that have been brought back since."""
+        return tuple(one["site"] for one in self.rejoins)
+
+    @property
+    def still_lost(self) -> tuple[str, ...]:
+        """The lost sites that nobody has brought back."""
+        return tuple(site for site in self.lost_sites if site not in self.rejoined)
+
     def overlay(self) -> dict[str, Any]:
-        """What this epoch lays over the declaration, as ``openhim:recovery`` in the pillar."""
+        """What this epoch lays over the declaration, as ``openhim:recovery`` in the pillar.
+
+        Once a site is back the declared profile holds again, for what is there.
+        """
+        profile = {} if self.rejoined else {"profile": self.profile}
         return {
             "epoch": self.number,
+            "id": self.id,
             "kind": self.kind,
             "active_site": self.active_site,
-            "profile": self.profile,
-            "lost_sites": list(self.lost_sites),
+            **profile,
+            "lost_sites": list(self.still_lost),
         }
 
 
@@ -136,13 +170,29 @@ def _known(records: tuple[Epoch, ...]) -> Known:
         return Known(None)
     highest = max(epoch.number for epoch in by_id.values())
     tops = [epoch for epoch in by_id.values() if epoch.number == highest]
-    chain = [epoch for top in tops for epoch in _line(top, by_id)]
-    rivals = [*tops, *_beside(chain, by_id)] if len(tops) > 1 else _beside(chain, by_id)
+    # What only another history rejects is a rival: that history may be the one not chosen.
+    rivals = [one for top in tops for one in _beside(_line(top, by_id), by_id)]
+    rivals = [*tops, *rivals] if len(tops) > 1 else rivals
     if not rivals:
         return Known(tops[0])
     parents = {one.parent for epoch in rivals for one in _line(epoch, by_id)}
     ends = {epoch.id: epoch for epoch in (*tops, *rivals) if epoch.id not in parents}
     return Known(None, tuple(sorted(ends.values(), key=lambda e: (e.number, e.id))))
+
+
+def merged(records: Iterable[Epoch]) -> list[Epoch]:
+    """All records once each, the oldest first: of one epoch's copies the one that knows more.
+
+    Copies that contradict each other are all kept.
+    """
+    found: list[Epoch] = []
+    for epoch in records:
+        same = [one for one in found if one.id == epoch.id and _same_decision(one, epoch)]
+        for other in same:
+            found.remove(other)
+            epoch = _further(other, epoch)
+        found.append(epoch)
+    return sorted(found, key=lambda epoch: epoch.number)
 
 
 def _beside(chain: Sequence[Epoch], by_id: Mapping[str, Epoch]) -> list[Epoch]:
@@ -165,7 +215,17 @@ def _same_decision(one: Epoch, other: Epoch) -> bool:
 
 def _further(one: Epoch, other: Epoch) -> Epoch:
     """The copy of one epoch that knows more of what became of it."""
-    return max(one, other, key=lambda e: (e.completed_at is not None, e.result is not None))
+    return max(
+        one,
+        other,
+        key=lambda e: (
+            e.completed_at is not None,
+            e.result is not None,
+            len(e.rejoined),
+            len(e.attestations) + len(e.power_offs),
+            len(e.timeline),
+        ),
+    )
 
 
 def ancestry(records: Iterable[Epoch], epoch: Epoch | None) -> list[Epoch]:
@@ -201,6 +261,7 @@ class Minting:
     fork_point: str | None = None
     config_digest: str | None = None
     witnesses: tuple[str, ...] = ()
+    attestations: tuple[Mapping[str, str], ...] = field(default=(), hash=False)
 
 
 def minted(records: Sequence[Epoch], request: Minting, epoch_id: str) -> Epoch | Refusal:
@@ -268,6 +329,7 @@ def decided(
         declared_at=declared_at,
         result=None,
         completed_at=None,
+        timeline=(),
         rejects=_rejected(records, real, conflict),
     )
 
@@ -281,6 +343,23 @@ def _rejected(
     lines = [one for epoch in conflict for one in _line(epoch, by_id)]
     found = {one.id for one in lines} | {rejected for one in lines for rejected in one.rejects}
     return tuple(sorted(found - kept))
+
+
+def parsed(entries: Iterable[Mapping[str, Any]]) -> list[Epoch]:
+    """Epochs from the mappings that they travel as.
+
+    Raises :class:`~saltext.openhim.errors.OpenHIMError` for what is none.
+    """
+    try:
+        return [Epoch.read(entry) for entry in entries]
+    except (TypeError, KeyError, AttributeError, ValueError) as error:
+        raise OpenHIMError(f"the recovery record holds what is no epoch: {error!r}") from error
+
+
+def plain(records: Iterable[Epoch]) -> list[dict[str, Any]]:
+    """Epochs as the mappings that they travel and are kept as: nothing but what JSON has."""
+    found: list[dict[str, Any]] = json.loads(json.dumps([asdict(epoch) for epoch in records]))
+    return found
 
 
 def disobedience(records: Iterable[Epoch], epoch_id: str) -> str | None:
@@ -341,9 +420,72 @@ def concluded(history: Sequence[Epoch], epoch_id: str, result: Mapping[str, Any]
     ]
 
 
+def attested(
+    history: Sequence[Epoch], epoch_id: str, words: Sequence[Mapping[str, str]]
+) -> list[Epoch]:
+    """The history with what people attest, added to one epoch; the same word only once."""
+    return [
+        replace(epoch, attestations=(*epoch.attestations, *_new(epoch, words)))
+        if epoch.id == epoch_id
+        else epoch
+        for epoch in history
+    ]
+
+
+def powered_off(
+    history: Sequence[Epoch], epoch_id: str, hosts: Sequence[Mapping[str, str]]
+) -> list[Epoch]:
+    """The history with the hosts that are switched off, added to one epoch; each host once, as it
+    was read back last."""
+    again = {one["host"] for one in hosts}
+    return [
+        replace(
+            epoch,
+            power_offs=(
+                *(one for one in epoch.power_offs if one["host"] not in again),
+                *map(dict, hosts),
+            ),
+        )
+        if epoch.id == epoch_id
+        else epoch
+        for epoch in history
+    ]
+
+
+def _new(epoch: Epoch, words: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+    said = {(one["site"], one["words"], one["by"]) for one in epoch.attestations}
+    return [dict(one) for one in words if (one["site"], one["words"], one["by"]) not in said]
+
+
+def rejoined(history: Sequence[Epoch], epoch_id: str, rejoin: Mapping[str, str]) -> list[Epoch]:
+    """The history with a lost site noted as brought back in one epoch, which notes it once."""
+    return [
+        replace(epoch, rejoins=(*epoch.rejoins, dict(rejoin)))
+        if epoch.id == epoch_id and rejoin["site"] in epoch.still_lost
+        else epoch
+        for epoch in history
+    ]
+
+
 def completed(history: Sequence[Epoch], epoch_id: str, at: str) -> list[Epoch]:
     """The history with one epoch marked as done to its last step."""
     return [
         replace(epoch, completed_at=epoch.completed_at or at) if epoch.id == epoch_id else epoch
+        for epoch in history
+    ]
+
+
+def reached(
+    history: Sequence[Epoch], epoch_id: str, step: str, at: str, waited: float | None = None
+) -> list[Epoch]:
+    """The history with a step noted as done in one epoch; what a second run repeats is not.
+
+    waited: how many seconds of it were spent on what only time brings.
+    """
+    noted = {"step": step, "at": at} | ({"waited_seconds": waited} if waited is not None else {})
+    return [
+        replace(epoch, timeline=(*epoch.timeline, noted))
+        if epoch.id == epoch_id and step not in (one["step"] for one in epoch.timeline)
+        else epoch
         for epoch in history
     ]

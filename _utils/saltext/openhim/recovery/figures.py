@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -72,6 +72,40 @@ def figures(
         "RPO is the time from the last write that the promoted member had to the disruption; "
         "writes of that time may be lost"
     )
+    return found
+
+
+def after_an_election(
+    disrupted_at: str | None, declared_at: str, served_at: str, compared: Mapping[str, bool | None]
+) -> dict[str, Any]:
+    """RPO and RTO of a recovery in which MongoDB had elected a primary by itself.
+
+    compared: each declared member → whether the primary has all that it has; None where nobody
+    could ask it.
+    """
+    found = figures(disrupted_at, declared_at, served_at, [])
+    if disrupted_at is None:
+        found["notes"] = [
+            "RTO from the disruption is not known, because nobody said when it was",
+        ]
+    else:
+        found["notes"] = []
+    missing = sorted(name for name, has in compared.items() if has is False)
+    silent = sorted(name for name, has in compared.items() if has is None)
+    if missing:
+        found["notes"].append(
+            f"RPO is not known: {', '.join(missing)} has writes that the elected primary has not. "
+            "What OpenHIM was told is written was on a majority, and is not among them"
+        )
+    elif silent:
+        found["notes"].append(
+            "RPO is not known: MongoDB's own election decided what survived, and nobody can ask "
+            f"{', '.join(silent)} what it had beyond that. What OpenHIM was told is written was on "
+            "a majority, and survived"
+        )
+    else:
+        found["rpo_seconds"] = 0.0
+        found["notes"].append("every member was asked, and the primaries have all that they have")
     return found
 
 

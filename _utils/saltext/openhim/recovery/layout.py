@@ -77,7 +77,7 @@ def reality(layout: Layout, epoch: Epoch | None) -> Reality:
     """What an epoch says, or the declaration where there is none."""
     if epoch is None:
         return Reality(None, layout.active_site, (), layout.witnesses)
-    return Reality(epoch.id, epoch.active_site, epoch.lost_sites, epoch.witnesses)
+    return Reality(epoch.id, epoch.active_site, epoch.still_lost, epoch.witnesses)
 
 
 def from_stack(

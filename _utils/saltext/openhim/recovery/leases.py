@@ -7,6 +7,7 @@ counts from the moment when it asked, which is never later than the witness's ow
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 from saltext.openhim.recovery.epochs import Epoch, Known, ancestry, known
@@ -90,7 +91,14 @@ def expiry(evidence: Evidence, site: str, epoch_id: str | None) -> tuple[float, 
         if epoch_id is not None and not evidence.knows(witness, epoch_id):
             found.append(f"{witness} witnesses the lease of {site} and does not know of the epoch")
         found += _clock_problems(evidence, report)
-        left = max([left, *(_left(evidence, grant.left) for grant in _grants(report, site))])
+        ends = [_left(evidence, grant.left) for grant in _grants(report, site)]
+        if not ends or math.isinf(max(ends)):
+            found.append(
+                f"{witness} does not know whether all of {site} needs a lease: it has not granted "
+                "one to each of its hosts"
+            )
+        else:
+            left = max(left, *ends)
     return left, tuple(found)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
+from typing import Any
 
 from saltext.openhim.recovery.epochs import Epoch, Known, known
 from saltext.openhim.recovery.layout import Layout, Member, Reality, reality
@@ -123,6 +124,22 @@ class Attestation:
 
 
 @dataclass(frozen=True)
+class Power:
+    """What the provider says of a host's power.
+
+    off: whether it was read back as off, which alone proves anything. said: in words. epoch: the ID
+    of the epoch in whose name the host was to be switched off; None where the provider was only
+    asked. answers: whether it said anything at all of the host.
+    """
+
+    host: str
+    off: bool
+    said: str
+    epoch: str | None = None
+    answers: bool = True
+
+
+@dataclass(frozen=True)
 class Finding:
     """What is known of one subject. state: of a member that answered. seen_by, missed_by: hosts."""
 
@@ -183,7 +200,10 @@ class Evidence:
     """All reports of one moment, and what follows from them.
 
     asked_from: the site of the master that asks. attestations: what people say. last_committed: set
-    → the newest majority-committed time that anybody ever told, as pairs.
+    → the newest majority-committed time that anybody ever told, as pairs. voters: the members that
+    have a vote now; none where that is not known. looks: those from places that are no hosts of the
+    stack, such as the master, each with the place's name. powers: what the provider says of hosts
+    that are silent. switchable: whether there is a provider that can switch a host off.
     """
 
     layout: Layout
@@ -192,6 +212,10 @@ class Evidence:
     attestations: tuple[Attestation, ...] = ()
     last_committed: tuple[tuple[str, float], ...] = ()
     master_epochs: tuple[Epoch, ...] = ()
+    voters: tuple[str, ...] = ()
+    looks: tuple[tuple[str, Look], ...] = ()
+    powers: tuple[Power, ...] = ()
+    switchable: bool = False
 
     @cached_property
     def heard(self) -> dict[str, Report]:
@@ -202,6 +226,11 @@ class Evidence:
     def unheard(self) -> tuple[str, ...]:
         """Declared hosts that gave no answer, which proves nothing about them."""
         return tuple(host for host, _ in self.layout.hosts if host not in self.heard)
+
+    def silence(self, host: str) -> str:
+        """What is known of why a host is not heard."""
+        said = next((r.error for r in self.reports if r.host == host and r.error), "")
+        return f"cannot say what it sees ({said})" if said else "does not answer"
 
     @cached_property
     def records(self) -> tuple[Epoch, ...]:
@@ -222,13 +251,13 @@ class Evidence:
     @cached_property
     def members(self) -> dict[str, Finding]:
         """Each declared member."""
-        looks = [(r.host, look) for r in self.heard.values() for look in r.members]
+        looks = [*self.looks, *((r.host, k) for r in self.heard.values() for k in r.members)]
         return {m.name: seen(looks, m.name, m.host) for m in self.layout.members}
 
     @cached_property
     def cores(self) -> dict[str, Finding]:
         """Each host that may run OpenHIM."""
-        looks = [(r.host, look) for r in self.heard.values() for look in r.cores]
+        looks = [*self.looks, *((r.host, k) for r in self.heard.values() for k in r.cores)]
         return {host: seen(looks, host, host) for host in self.layout.cores}
 
     @cached_property
@@ -256,6 +285,33 @@ class Evidence:
             if not own.conflict
         }
 
+    @cached_property
+    def elective(self) -> dict[str, tuple[str, ...]]:
+        """Set → its voters that answer, where they are a majority and none of them is primary."""
+        found = {}
+        for name in sorted({member.set for member in self.layout.members}):
+            voters = [one for one in self.voters if one in self.members and self._of(one) == name]
+            well = [one for one in voters if self.members[one].state in (PRIMARY, SECONDARY)]
+            leads = any(self.members[one].state == PRIMARY for one in well)
+            if len(well) > len(voters) // 2 and not leads:
+                found[name] = tuple(well)
+        return found
+
+    def _of(self, name: str) -> str:
+        return self.member(name).set
+
+    def shows_life(self, host: str) -> bool:
+        """Whether a host, or anything that should run on it, answers anybody."""
+        alive = any(self.members[m.name].alive for m in self.layout.members if m.host == host)
+        return alive or host in self.heard or (host in self.cores and self.cores[host].alive)
+
+    def power(self, host: str) -> Power | None:
+        """What the provider said last of a host; None where it was not asked, or where the host
+        shows life, and so is not off whatever the provider says."""
+        if self.shows_life(host):
+            return None
+        return next((one for one in reversed(self.powers) if one.host == host), None)
+
     def attested(self, site: str, epoch_ids: Sequence[str | None]) -> Attestation | None:
         """A person's word for a site that was given upon one of these epochs."""
         return next((a for a in self.attestations if a.site == site and a.epoch in epoch_ids), None)
@@ -265,8 +321,12 @@ class Evidence:
         return next(one for one in self.layout.members if one.name == name)
 
 
+#: What the own host of a server says of it, once it is sure.
+STOPPED = "not running"
+
 #: How the probe of :mod:`saltext.openhim.mongo.connection` calls what is not a running member.
 _PROBED = {
+    STOPPED: Saw.NOT_RUNNING,
     "unreachable": Saw.UNREACHABLE,
     "silent": Saw.SLOW,
     "unauthorized": Saw.UNAUTHORIZED,
@@ -274,7 +334,10 @@ _PROBED = {
 }
 
 
-def probed(subject: str, text: str) -> Look:
-    """A look from the word that a host's sighting has for a member: a kind, or a state."""
+def probed(subject: str, text: str, **details: Any) -> Look:
+    """A look from the word that a host's sighting has for a member: a kind, or a state.
+
+    details: ``epoch``, ``set_id`` and ``committed`` of the look.
+    """
     saw = _PROBED.get(text, Saw.RUNNING)
-    return Look(subject, saw, text if saw == Saw.RUNNING else "")
+    return Look(subject, saw, text if saw == Saw.RUNNING else "", **details)

@@ -15,7 +15,7 @@ from saltext.openhim.recovery.closed import closure
 from saltext.openhim.recovery.epochs import DECISION, Epoch
 from saltext.openhim.recovery.layout import Member
 from saltext.openhim.recovery.observations import PRIMARY, Evidence, Finding
-from saltext.openhim.recovery.verdicts import Request, to_give_up, verdict
+from saltext.openhim.recovery.verdicts import Request, left_behind, to_give_up, verdict
 
 #: Write the next epoch into the record: ``epochs.minted``, with ``parent`` from the step's details.
 MINT = "mint"
@@ -25,6 +25,8 @@ TELL = "tell"
 #: Take from a host's firewall what admits clients.
 CLOSE = "close"
 FENCE, UNFENCE = "fence", "unfence"
+#: Let the provider switch off a host that nobody hears, and say whether it is off.
+POWER_OFF = "power off"
 #: Make a member the primary by a forced reconfiguration.
 PROMOTE = "promote"
 #: Make a member the primary by priorities and votes, with the old primary's help.
@@ -115,6 +117,8 @@ def _finished(request: Request, evidence: Evidence) -> Done | None:
         return None
     if request.verb == "restore" and not _is_restored(Run(request, evidence, newest)):
         return None  # it was of another restore point
+    if request.verb == "core" and not _serves_there(Run(request, evidence, newest)):
+        return None  # it was, and is lost again
     return Done(f"{newest.words} was completed at {newest.completed_at}")
 
 
@@ -139,12 +143,16 @@ def _mint(run: Run, lost: tuple[str, ...]) -> Step:
 
 
 def _minted_if_elsewhere(run: Run) -> Answer | None:
-    """Another host of the active site needs no epoch: what is real stays as it was."""
+    """Another host of the active site needs no epoch: what is real stays as it was.
+
+    Elsewhere a site of which nothing is left is given up: writes are counted without it.
+    """
     if run.epoch or run.request.site != run.evidence.reality.active_site:
-        return _minted_planned(run)
+        answer = _minted(run)
+        lost = left_behind(run.evidence, run.request.site)
+        return _mint(run, lost) if isinstance(answer, Step) else answer
     judged = verdict(run.evidence, run.request)
-    served = _alive(run, run.cores) == run.cores
-    return None if judged.allowed or served else Refusal(judged.reasons)
+    return None if judged.allowed or _serves_there(run) else Refusal(judged.reasons)
 
 
 def _told(run: Run) -> Answer | None:
@@ -176,6 +184,30 @@ def _fenced(run: Run) -> Answer | None:
         if host in heard and heard[host].fenced is not True
     )
     return Step(FENCE, hosts, run.id) if hosts else None
+
+
+def _powered_off(run: Run) -> Answer | None:
+    """Silent hosts for which there is no other proof yet; once in a run."""
+    epoch, evidence = run.epoch, run.evidence
+    if epoch is None or not evidence.switchable:
+        return None
+    asked = {one.host for one in evidence.powers if one.epoch == epoch.id}
+    hosts = tuple(
+        host
+        for site in run.others
+        if closure(evidence, site, epoch).proof is None
+        for host in evidence.layout.at(site)
+        if host not in asked and _may_be_switched_off(run, host, site in epoch.lost_sites)
+    )
+    return Step(POWER_OFF, hosts, run.id) if hosts else None
+
+
+def _may_be_switched_off(run: Run, host: str, lost: bool) -> bool:
+    """At a site that is not given up only what shows no life at all, and only where OpenHIM alone
+    moves: its members may be what MongoDB's majority rests on."""
+    if host in run.evidence.heard:
+        return False
+    return lost or (run.request.verb == "core" and not run.evidence.shows_life(host))
 
 
 def _proven(run: Run) -> Answer | None:
@@ -276,6 +308,8 @@ def _set(run: Run, finding: Finding) -> str:
 def _primary_there(run: Run) -> Answer | None:
     sets = {member.set for member in run.evidence.layout.members}
     missing = sorted(sets - {_set(run, one) for one in run.evidence.primaries})
+    if missing and all(name in run.evidence.elective for name in missing):
+        return Wait(LOOK_AGAIN, f"{', '.join(missing)} elects a primary")
     text = f"{', '.join(missing)} has no primary; bring a majority back, or use failover"
     return Refusal((text,)) if missing else None
 
@@ -301,6 +335,10 @@ def _served(run: Run) -> Answer | None:
 
 def _alive(run: Run, hosts: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(host for host in hosts if run.evidence.cores[host].alive)
+
+
+def _serves_there(run: Run) -> bool:
+    return _alive(run, run.cores) == run.cores
 
 
 def _stopped(run: Run) -> Answer | None:
@@ -416,10 +454,16 @@ _MOVE: tuple[Stage, ...] = (
 
 #: The stages of each verb, in their order.
 STAGES: dict[str, tuple[Stage, ...]] = {
-    "failover": (_minted, _told, _closed, _fenced, _proven, _alone, _promoted, *_SERVE),
+    "failover": (
+        *(_minted, _told, _closed, _fenced, _powered_off, _proven, _alone, _promoted),
+        *_SERVE,
+    ),
     "switchover": _MOVE,
     "failback": _MOVE,
-    "core": (_minted_if_elsewhere, _told, _closed, _proven, _primary_there, *_SERVE),
+    "core": (
+        *(_minted_if_elsewhere, _told, _closed, _fenced, _powered_off, _proven, _primary_there),
+        *_SERVE,
+    ),
     "rebuild": (_minted, _told, _closed, _fenced, _proven, _alone, _restored, *_SERVE),
     "restore": (_minted_planned, _told, _stopped, _kept_aside, _restored, *_SERVE),
     "rejoin": (_told, _allowed, _kept, _resynced, _unfenced, _opened, _in_step),

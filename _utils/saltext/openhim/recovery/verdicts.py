@@ -120,6 +120,18 @@ def to_give_up(evidence: Evidence, to_site: str) -> tuple[str, ...]:
     return tuple(sorted({now.active_site, *now.lost_sites, *silent} - {to_site}))
 
 
+def left_behind(evidence: Evidence, to_site: str) -> tuple[str, ...]:
+    """The sites that are given up where MongoDB helps itself, and only OpenHIM moves: those given
+    up before, and every one of which no host is heard and no member seen alive.
+
+    A site whose members still answer keeps its votes: it may be what the majority rests on.
+    """
+    answering = {evidence.layout.site_of[host] for host in evidence.heard}
+    answering |= {m.site for m in evidence.layout.members if evidence.members[m.name].alive}
+    gone = set(filter(evidence.layout.at, evidence.layout.sites)) - answering
+    return tuple(sorted({*evidence.reality.lost_sites, *gone} - {to_site}))
+
+
 def _records(evidence: Evidence, request: Request) -> Reasons:
     if evidence.known.problem and request.verb not in ("backup", "drill", "fence"):
         yield Reason(evidence.known.problem)
@@ -168,7 +180,7 @@ def _heard(evidence: Evidence, hosts: tuple[str, ...], why: str) -> Reasons:
     for host in hosts:
         if host not in evidence.heard:
             yield Reason(
-                f"{host} does not answer, and {why}. Bring its minion and its network back"
+                f"{host} {evidence.silence(host)}, and {why}. Bring its minion and its network back"
             )
 
 
@@ -195,7 +207,8 @@ def _provision(evidence: Evidence, request: Request) -> Reasons:
 
 
 def _backup(evidence: Evidence, request: Request) -> Reasons:
-    if not any(finding.alive for finding in evidence.repositories.values()):
+    open_ones = (Status.ALIVE, Status.PARTITIONED)
+    if not any(finding.status in open_ones for finding in evidence.repositories.values()):
         found = "; ".join(one.words for one in evidence.repositories.values()) or "none declared"
         yield Reason(
             f"no repository is reachable with its key: found {found}. Bring one back, or declare "
@@ -206,6 +219,14 @@ def _backup(evidence: Evidence, request: Request) -> Reasons:
 def _switchover(evidence: Evidence, request: Request) -> Reasons:
     yield from _planned(evidence, request)
     yield from _lag(evidence, evidence.layout.promoted_at(request.site))
+    for member in evidence.layout.promoted_at(request.site):
+        report = evidence.heard.get(member.host)
+        if report and report.caught_up is not True:
+            yield Reason(
+                f"{member.name} does not keep up with the primary, or does not reach it; it is to "
+                "take over, and nobody is served while it catches up. See to the network between "
+                "the sites, and wait until it has all writes"
+            )
 
 
 def _planned(evidence: Evidence, request: Request) -> Reasons:
@@ -218,11 +239,19 @@ def _planned(evidence: Evidence, request: Request) -> Reasons:
     yield from _heard(evidence, hosts, "a planned move needs everybody; or use failover")
     yield from _settled(evidence, hosts)
     yield from _one_primary(evidence)
+    # Between members: a core where OpenHIM is not active may be kept from all of them, by a lease.
+    with_members = {member.host for member in evidence.layout.members}
     for finding in evidence.members.values():
+        apart = [host for host in finding.missed_by if host in with_members]
         if finding.state not in ("PRIMARY", SECONDARY):
             yield Reason(
                 f"{finding.words}: a healthy member was expected. Rejoin it first, or, if its site "
                 "is lost, use failover"
+            )
+        elif apart:
+            yield Reason(
+                f"{finding.words}: {', '.join(apart)} do not reach it, so who takes over could not "
+                "catch up. Repair the network first"
             )
     yield from _fenced_here(evidence, request.site)
 
@@ -246,7 +275,10 @@ def _settled(evidence: Evidence, hosts: tuple[str, ...]) -> Reasons:
     yield from _finished(evidence)
     for host in hosts:
         if host in evidence.heard and not evidence.knows(host, evidence.reality.epoch):
-            yield Reason(f"{host} does not know the newest epoch; rejoin its site first")
+            yield Reason(
+                f"{host} does not know the newest epoch; tell it (salt-run openhim_dr.tell), or "
+                "rejoin its site, if that was given up"
+            )
 
 
 def _one_primary(evidence: Evidence) -> Reasons:
@@ -289,6 +321,7 @@ def _failover(evidence: Evidence, request: Request) -> Reasons:
     yield from _active_already(evidence, request.site)
     yield from _heard(evidence, evidence.layout.at(request.site), "it is to take over")
     yield from _living(evidence, request.site)
+    yield from _elective(evidence)
     targets = evidence.layout.promoted_at(request.site)
     if not targets:
         yield Reason(f"no member is declared at {request.site!r} that could become the primary")
@@ -314,8 +347,8 @@ def _living(evidence: Evidence, to_site: str) -> Reasons:
         report = evidence.heard.get(member.host)
         if finding.state == "PRIMARY":
             yield Reason(
-                f"{finding.words}: MongoDB takes writes there. Use core or switchover, which go "
-                "with the primary, or fence it first",
+                f"{finding.words}: MongoDB takes writes there. Use orch.core or orch.switchover, "
+                "which go with the primary, or fence it first",
                 forceable=True,
             )
         elif member.site in given_up and finding.alive and not (report and report.fenced):
@@ -324,6 +357,16 @@ def _living(evidence: Evidence, to_site: str) -> Reasons:
                 "this host first",
                 forceable=True,
             )
+
+
+def _elective(evidence: Evidence) -> Reasons:
+    """An election takes seconds, and in them nobody is primary."""
+    for name, members in evidence.elective.items():
+        yield Reason(
+            f"{len(members)} voters of {name} answer ({', '.join(members)}), a majority: they "
+            "elect a primary by themselves as soon as they see each other. Wait for it, and use "
+            "orch.core then; or see what keeps them apart"
+        )
 
 
 def _can_take_over(evidence: Evidence, member: Member) -> Reasons:
@@ -348,6 +391,11 @@ def _core(evidence: Evidence, request: Request) -> Reasons:
         here = ", ".join(evidence.layout.cores_at(request.site)) or "none"
         yield Reason(f"host: found {host!r}; those at {request.site!r} with a core are {here}")
     yield from _heard(evidence, (host,), "OpenHIM is to run there")
+    if request.site in evidence.reality.lost_sites:
+        yield Reason(
+            f"{request.site} was given up, and its members have no vote; bring it back by a rejoin "
+            "first, or choose another site"
+        )
     yield from _one_primary(evidence)
     for other, finding in evidence.cores.items():
         report = evidence.heard.get(other)
@@ -444,7 +492,10 @@ def _rejoin(evidence: Evidence, request: Request) -> Reasons:
     for host in _with_members(evidence, request.site):
         report = evidence.heard.get(host)
         if report and report.diverged is None:
-            yield Reason(f"{host} does not say whether its history diverged; ask again")
+            yield Reason(
+                f"{host} does not say whether its history diverged: no primary could be asked, or "
+                "its member does not run. orch.rejoin looks into the data of one that is stopped"
+            )
         elif report and report.diverged and not request.resync:
             yield Reason(
                 f"{host} has writes of a history that was given up. They are kept, and its member "

@@ -1,7 +1,8 @@
 """What the pillar may say, and every way in which it says something else.
 
 :mod:`.table` lists the keys, :mod:`.rules` what must fit together, :mod:`.needs` which host needs
-which secret. The reference page of the pillar is written from the same table.
+which secret; :mod:`.plan_table` and :mod:`.plan_rules` the same for the disaster recovery plan. The
+reference page of the pillar is written from the same tables.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from saltext.openhim.errors import PillarError
-from saltext.openhim.schema import needs, rules
+from saltext.openhim.schema import needs, plan_rules, rules
 from saltext.openhim.schema.kinds import DROPPED
 from saltext.openhim.schema.table import OPENHIM
 
@@ -26,6 +27,7 @@ def check(pillar: Mapping[str, Any], minion_id: str | None = None) -> list[str]:
     if declared is DROPPED:
         return problems
     problems += rules.check(declared)
+    problems += plan_rules.check(declared, problems)
     problems += needs.check(declared, minion_id)
     return problems
 

@@ -6,6 +6,7 @@ here ever contains a secret.
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -47,10 +48,12 @@ def by_file(declared: Mapping[str, Any], host_id: str) -> dict[str, dict[str, st
     roles = declared["hosts"][host_id].get("roles", ())
     backup = declared.get("backup", {})
     takes = host_id in (backup.get("taken_by"), backup.get("oplog", {}).get("archived_by"))
+    takes = takes or _rebuilds(declared, host_id)
     # Who takes restore points must not hold what removes them.
     found = {"backup" if takes else "backup_keeper": _of_backup(declared, host_id)}
     if "master" in roles:
         found["start_bundle"] = _of_start_bundle(declared)
+        found["cut_over"] = _of_cut_over(declared)
     if "mongodb" in roles:
         found["mongodb"] = _of_mongodb(declared)
     if "core" in roles:
@@ -76,6 +79,8 @@ def check(declared: Mapping[str, Any], host_id: str | None) -> Iterator[str]:
     for name, value in sorted(secrets.items()):
         if isinstance(value, str):
             yield from _usable(name, value)
+            if name in _of_cut_over(declared):
+                yield from _tsig(name, value)
 
 
 def _usable(name: str, value: str) -> Iterator[str]:
@@ -92,6 +97,20 @@ def _usable(name: str, value: str) -> Iterator[str]:
     elif name == SESSION_KEY and len(value) < MIN_SESSION_KEY:
         yield problem(
             path, f"{len(value)} characters", f"a random text of {MIN_SESSION_KEY} or more"
+        )
+
+
+def _tsig(name: str, value: str) -> Iterator[str]:
+    """The key that signs updates of a name server, in the form that name servers write it."""
+    if value.lstrip().startswith((EXAMPLE_MARK, ENCRYPTED_MARK)):
+        return  # told already
+    try:
+        base64.b64decode(value.strip(), validate=True)
+    except ValueError:
+        yield problem(
+            f"openhim:secrets:{name}",
+            "a text that is not base64",
+            "the TSIG key as the name server's own configuration has it",
         )
 
 
@@ -140,11 +159,15 @@ def _of_backup(declared: Mapping[str, Any], host_id: str) -> dict[str, str]:
     oplog = backup.get("oplog", {})
     takes, verifies = (backup.get(key) == host_id for key in ("taken_by", "verified_by"))
     archives = oplog.get("archived_by") == host_id
+    drills = declared.get("drills", {}).get("run_by") == host_id
+    rebuilds = _rebuilds(declared, host_id)
     found: dict[str, str] = {}
     # Who takes restore points restores them too, and reads the slices for that.
     copy = oplog.get("copy", {})
     pulls = copy.get("pulled_by") == host_id
-    slices = _of_repository(oplog.get("repository", {}), host_id, archives or takes or pulls)
+    slices = _of_repository(
+        oplog.get("repository", {}), host_id, archives or takes or pulls or rebuilds
+    )
     found |= dict.fromkeys(slices, "openhim:backup:oplog:repository")
     copied = _of_repository(copy, host_id, pulls or (verifies and not takes and not archives))
     found |= dict.fromkeys(copied, "openhim:backup:oplog:copy")
@@ -152,13 +175,20 @@ def _of_backup(declared: Mapping[str, Any], host_id: str) -> dict[str, str]:
     if backup.get("verification_secret") and (verifies or prunes_any):
         found[backup["verification_secret"]] = "openhim:backup:verification_secret"
     for name, entry in repositories.items():
-        used = _is_used(name, entry, backup, host_id)
+        used = _is_used(name, entry, backup, host_id) or drills
+        used = used or (rebuilds and "copy_of" not in entry)
         secrets = _of_repository(entry, host_id, used)
         found |= dict.fromkeys(secrets, f"openhim:backup:repositories:{name}")
     user = declared.get("mongodb", {}).get("users", {}).get(backup.get("user"), {})
     if (takes or archives) and user.get("secret"):
         found[user["secret"]] = "openhim:backup:user"
     return found
+
+
+def _rebuilds(declared: Mapping[str, Any], host_id: str) -> bool:
+    """Whether a host waits to be rebuilt from the repositories: it reads what production wrote."""
+    host = declared["hosts"][host_id]
+    return bool(host.get("standby")) and "mongodb" in host.get("roles", ()) and "backup" in declared
 
 
 def _is_used(name: str, entry: Mapping[str, Any], backup: Mapping[str, Any], host_id: str) -> bool:
@@ -194,6 +224,12 @@ def _of_start_bundle(declared: Mapping[str, Any]) -> dict[str, str]:
         secrets = _of_repository(entry, "", used=True)
         found |= dict.fromkeys(secrets, f"openhim:backup:bundle:repositories:{name}")
     return found
+
+
+def _of_cut_over(declared: Mapping[str, Any]) -> dict[str, str]:
+    """The key that signs updates of the name server."""
+    name = declared.get("cut_over", {}).get("dns", {}).get("key", {}).get("secret")
+    return {name: "openhim:cut_over:dns:key"} if name else {}
 
 
 def in_url(url: str) -> list[str]:

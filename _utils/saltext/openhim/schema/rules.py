@@ -6,9 +6,12 @@ missing in it, and has been reported then.
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from saltext.openhim import clock, power_off
+from saltext.openhim.lease import declared as lease
 from saltext.openhim.schema.kinds import did_you_mean, problem
 from saltext.openhim.settings import DEFAULT_MONGODB_PORT, core_ports
 
@@ -427,6 +430,179 @@ def _copy(
         yield problem(f"{path}:pulled_by", "nothing", "the host that pulls the copies")
 
 
+def _standby(declared: Declared) -> Iterator[str]:
+    """What stands by takes no part until its site is rebuilt: it serves nothing, has no vote."""
+    hosts = declared.get("hosts", {})
+    waiting = {host_id for host_id, host in hosts.items() if host.get("standby")}
+    for host_id in sorted(waiting):
+        if hosts[host_id].get("site") == declared.get("active_site"):
+            yield problem(
+                f"openhim:hosts:{host_id}:standby",
+                "true at the active site",
+                "hosts that stand by at other sites; this one serves",
+            )
+    for name, members in _sets(declared):
+        for host_id in sorted(waiting & members.keys()):
+            if members[host_id].get("votes", 1) or members[host_id].get("priority", 1):
+                yield problem(
+                    f"openhim:mongodb:replica_sets:{name}:members:{host_id}",
+                    "a vote, or a priority, of a host that stands by",
+                    "{votes: 0, priority: 0}; a rebuild gives it its vote",
+                )
+
+
+def _drills(declared: Declared) -> Iterator[str]:
+    """Drills run on a declared host that may read the backups, away from what they stand in for."""
+    drills, hosts = declared.get("drills", {}), declared.get("hosts")
+    host = drills.get("run_by")
+    if not drills or host is None:
+        return
+    if hosts is not None and host not in hosts:
+        yield _unknown("openhim:drills:run_by", host, hosts)
+    backup = declared.get("backup")
+    if backup is None:
+        yield problem("openhim:backup", "nothing", "repositories (openhim:drills restores them)")
+    elif host == backup.get("taken_by"):
+        yield problem(
+            "openhim:drills:run_by",
+            f"{host!r}, which takes the backups",
+            "another host: a drill takes the memory of the database, and opens the copies",
+        )
+    kinds = drills.get("max_age_seconds", {})
+    if "functional" in drills.get("schedule", {}) and "functional" not in kinds:
+        yield problem(
+            "openhim:drills:max_age_seconds:functional",
+            "nothing",
+            "seconds: nobody would notice that the scheduled drills fell silent",
+        )
+
+
+def _cut_over(declared: Declared) -> Iterator[str]:
+    """One way for all sites: a failover must not find out in its last step that it has none."""
+    entry = declared.get("cut_over")
+    if entry is None:
+        return
+    path = "openhim:cut_over"
+    if len(entry) != 1:
+        yield problem(path, " and ".join(sorted(entry)) or "neither", "either dns or command")
+    hosts = declared.get("hosts", {})
+    if hosts and not _with_role(hosts, "master"):
+        yield problem(path, "no host with the role master", "one, for its pillar has the secrets")
+    by_site = {
+        f"{path}:dns:addresses": entry.get("dns", {}).get("addresses"),
+        f"{path}:command:run": entry.get("command", {}).get("run"),
+    }
+    for at, sites in by_site.items():
+        if sites is not None:
+            yield from _for_every_core(declared, at, sites)
+    if "dns" in entry:
+        yield from _public_name(f"{path}:dns", entry["dns"])
+    if "command" in entry:
+        command = entry["command"]
+        commands = {
+            f"{path}:command:run:{site}": one for site, one in command.get("run", {}).items()
+        }
+        commands[f"{path}:command:points_to"] = command.get("points_to")
+        yield from _no_secret_argument(commands, declared)
+
+
+def _for_every_core(declared: Declared, path: str, sites: Declared) -> Iterator[str]:
+    known = declared.get("sites", sites)
+    for site in sites:
+        if site not in known:
+            yield _unknown(f"{path}:{site}", site, known)
+    hosts = declared.get("hosts", {})
+    cores = {hosts[host].get("site") for host in _with_role(hosts, "core")} - {None}
+    for site in sorted(cores - set(sites)):
+        yield problem(f"{path}:{site}", "nothing", "a list: OpenHIM can run at this site")
+
+
+def _public_name(path: str, entry: Declared) -> Iterator[str]:
+    name, zone = (str(entry.get(key, "")).rstrip(".").lower() for key in ("name", "zone"))
+    if name and zone and name != zone and not name.endswith(f".{zone}"):
+        yield problem(f"{path}:name", repr(entry["name"]), f"a name in the zone {entry['zone']!r}")
+    seen: dict[str, str] = {}
+    for site, addresses in entry.get("addresses", {}).items():
+        for address in addresses or ():
+            other = seen.setdefault(str(ipaddress.ip_address(address)), site)
+            if other != site:
+                yield problem(
+                    f"{path}:addresses:{site}",
+                    f"{address!r}, which is {other}'s too",
+                    "addresses of its own, for they tell where the name points",
+                )
+
+
+def _power_off(declared: Declared) -> Iterator[str]:
+    """One program for all hosts: it must be told which."""
+    entry = (declared.get("fencing") or {}).get("power_off")
+    if entry is None:
+        return
+    path = "openhim:fencing:power_off"
+    commands = {f"{path}:{key}": entry.get(key) for key in ("run", "state")}
+    for at, command in commands.items():
+        if command and not any(power_off.HOST in argument for argument in command):
+            yield problem(at, "no {host} in any argument", "one with it: it stands for the host")
+    word = entry.get("when_off", "")
+    if word != " ".join(word.split()):
+        yield problem(f"{path}:when_off", repr(word), "words without blanks around them")
+    yield from _no_secret_argument(commands, declared)
+
+
+def _no_secret_argument(commands: Declared, declared: Declared) -> Iterator[str]:
+    """Everybody on the master can read the arguments of a program."""
+    values = [one for one in declared.get("secrets", {}).values() if isinstance(one, str) and one]
+    for at, command in commands.items():
+        if any(value in argument for argument in command or () for value in values):
+            yield problem(at, "an argument that holds a secret", "a file that the program reads")
+
+
+def _lease(declared: Declared) -> Iterator[str]:
+    entry = declared.get("lease")
+    if not entry or not entry.get("enabled"):
+        return
+    path = "openhim:lease"
+    seconds = entry.get("seconds", lease.SECONDS)
+    every = entry.get("renew_every_seconds", lease.RENEW_EVERY)
+    if every * 3 > seconds:
+        yield problem(
+            f"{path}:renew_every_seconds",
+            f"{every:g}",
+            f"at most {seconds / 3:g}, a third of openhim:lease:seconds: one lost answer must not "
+            "cut clients off",
+        )
+    offset = (declared.get("clock") or {}).get("max_offset_ms", clock.MAX_OFFSET_MS)
+    skew = entry.get("max_skew_seconds", lease.MAX_SKEW)
+    if skew * 1000 < 2 * offset:
+        yield problem(
+            f"{path}:max_skew_seconds",
+            f"{skew:g}",
+            f"at least {2 * offset / 1000:g}: two clocks that openhim:clock:max_offset_ms calls "
+            "right may be so far apart",
+        )
+    if "certificates" not in declared:
+        yield problem(
+            "openhim:certificates", "nothing", "certificates: by them hosts and witness are known"
+        )
+    yield from _lease_witness(declared, entry)
+
+
+def _lease_witness(declared: Declared, entry: Declared) -> Iterator[str]:
+    path, hosts = "openhim:lease:witness", declared.get("hosts", {})
+    masters = _with_role(hosts, "master")
+    witness = entry.get("witness") or (masters[0] if len(masters) == 1 else None)
+    if witness is None:
+        yield problem(path, "nothing", "a minion ID: not exactly one host has the role master")
+    elif witness not in hosts:
+        yield _unknown(path, witness, hosts)
+    elif hosts[witness].get("site") == declared.get("active_site"):
+        yield problem(
+            path,
+            f"{witness!r}, at the active site",
+            "a host at another site: who is cut off together with the active site is no witness",
+        )
+
+
 def _sets(declared: Declared) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for name, entry in declared.get("mongodb", {}).get("replica_sets", {}).items():
         if entry.get("members"):
@@ -453,4 +629,9 @@ RULES = (
     _channels,
     _certificates,
     _backup,
+    _drills,
+    _standby,
+    _cut_over,
+    _power_off,
+    _lease,
 )

@@ -19,6 +19,7 @@ from saltext.openhim.schema.kinds import (
     Tree,
     choice,
 )
+from saltext.openhim.schema.plan_table import PLAN
 
 NAME = Text("a name of letters, digits, '.', '_' and '-'", pattern=r"[A-Za-z0-9][A-Za-z0-9._-]*")
 STACK_NAME = Text(
@@ -39,6 +40,11 @@ SOURCE_HASH = Text(
 )
 SOURCE = Text("a URL or a path (salt://, https://, /…)", pattern=r"(\w+://\S+|/\S+)")
 PATH = Text("an absolute path", pattern=r"/\S*")
+DOMAIN_NAME = Text(
+    "a domain name such as 'him.example.org'",
+    pattern=r"(?=.{1,254}$)([A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\.)*"
+    r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\.?",
+)
 EMAIL = Text("an e-mail address", pattern=r"[^\s@]+@[^\s@]+")
 CERTIFICATE = Text("a certificate (PEM)", pattern=r"(?s)\s*-----BEGIN CERTIFICATE-----.*")
 VARIABLE = Text("an environment variable", pattern=r"[A-Z][A-Z0-9_]*")
@@ -62,6 +68,12 @@ HOST = Tree(
             ListOf(choice(*ROLES), at_least=1),
             "`mongodb` (may hold members), `core` (OpenHIM), `backup`, `master` (Salt's).",
             required=True,
+        ),
+        "standby": Key(
+            Flag(),
+            "It need not be there until a rebuild makes its site the active one; until then it is "
+            "no part of the stack. With a `mongodb` role it reads the repositories.",
+            default="false",
         ),
     }
 )
@@ -474,6 +486,33 @@ FIREWALL = Tree(
     }
 )
 
+LEASE = Tree(
+    {
+        "enabled": Key(Flag(), "Whether there is a lease.", required=True),
+        "seconds": Key(
+            Number(10, 120),
+            "How long it holds. A failover waits for its end; a witness that is away for as long "
+            "cuts clients off.",
+            default="30",
+        ),
+        "renew_every_seconds": Key(
+            Number(1, 40), "How often hosts ask; at most a third of `seconds`.", default="5"
+        ),
+        "max_skew_seconds": Key(
+            Number(0.1, 10, whole=False),
+            "How far the clocks of a host and the witness may be apart, and how much longer a "
+            "failover waits.",
+            default="2",
+        ),
+        "witness": Key(
+            MINION_ID,
+            "The host that renews it, at another site than the active one.",
+            default="the host with the role `master`",
+        ),
+        "port": Key(PORT, "Where the witness listens.", default="4520"),
+    }
+)
+
 REPOSITORY = Tree(
     {
         "url": Key(
@@ -620,6 +659,12 @@ BACKUP = Tree(
             ),
             "Which restore points are kept; all when left out.",
         ),
+        "keep_aside_days": Key(
+            Number(1),
+            "For so many days the data stays that `orch.restore` has replaced; it is kept aside "
+            "before.",
+            default="30",
+        ),
         "oplog": Key(
             OPLOG, "The oplog archive, from which every time between restore points is restored."
         ),
@@ -670,9 +715,135 @@ BACKUP = Tree(
     }
 )
 
+DRILLS = Tree(
+    {
+        "run_by": Key(
+            MINION_ID,
+            "The host that holds functional drills and keeps the record of all; it needs the keys "
+            "of the repositories, memory for the data, and reaches nobody's database.",
+            required=True,
+        ),
+        "max_age_seconds": Key(
+            Tree(
+                {
+                    "functional": Key(Number(60), "Restored, started, tried, by this package."),
+                    "full": Key(Number(60), "Recovered by people, as in a disaster."),
+                    "tabletop": Key(Number(60), "Talked through."),
+                }
+            ),
+            "By kind: after so many seconds without one that was passed it is overdue, an alarm.",
+            required=True,
+        ),
+        "schedule": Key(
+            Tree({"functional": Key(Number(60), "Seconds between two drills.")}),
+            "What the host does by itself.",
+        ),
+        "observe_seconds": Key(
+            Number(0, 86400),
+            "How long OpenHIM is watched after it served; its timers fire within a minute.",
+            default="65",
+        ),
+    }
+)
+
+TSIG_KEY = Tree(
+    {
+        "name": Key(DOMAIN_NAME, "Its name on the name server.", required=True),
+        "algorithm": Key(
+            choice("hmac-sha224", "hmac-sha256", "hmac-sha384", "hmac-sha512"),
+            "Its algorithm there.",
+            default="hmac-sha256",
+        ),
+        "secret": Key(SECRET_NAME, "The secret that is the key, in base64.", required=True),
+    }
+)
+
+CUT_OVER = Tree(
+    {
+        "dns": Key(
+            Tree(
+                {
+                    "name": Key(DOMAIN_NAME, "The public name of OpenHIM.", required=True),
+                    "zone": Key(DOMAIN_NAME, "The zone that it is in.", required=True),
+                    "server": Key(
+                        Address(),
+                        "The zone's primary server, at no site that can be lost with OpenHIM.",
+                        required=True,
+                    ),
+                    "port": Key(PORT, "Its port (TCP).", default="53"),
+                    "ttl": Key(
+                        Number(1, 86400),
+                        "Seconds for which clients keep the old place after a cut-over.",
+                        default="60",
+                    ),
+                    "key": Key(TSIG_KEY, "The TSIG key that signs the updates.", required=True),
+                    "addresses": Key(
+                        MapOf(ListOf(Address(), at_least=1), NAME, at_least=1),
+                        "Where clients reach OpenHIM at each site; no two sites share one.",
+                        required=True,
+                    ),
+                    "timeout_seconds": Key(Number(1, 300), "For each answer.", default="5"),
+                }
+            ),
+            "By an update of the name server (RFC 2136).",
+        ),
+        "command": Key(
+            Tree(
+                {
+                    "run": Key(
+                        MapOf(ListOf(Text(), at_least=1), NAME, at_least=1),
+                        "By site: the program and its arguments, no secrets among them. It runs "
+                        "on the master.",
+                        required=True,
+                    ),
+                    "points_to": Key(
+                        ListOf(Text(), at_least=1),
+                        "A program that prints the site to which clients are led. Without it a "
+                        "cut-over is not read back.",
+                    ),
+                    "timeout_seconds": Key(Number(1, 3600), "Until it is killed.", default="60"),
+                }
+            ),
+            "By a program of your own.",
+        ),
+    }
+)
+
+FENCING = Tree(
+    {
+        "power_off": Key(
+            Tree(
+                {
+                    "run": Key(
+                        ListOf(Text(), at_least=1),
+                        "The program that switches a host off, and its arguments, `{host}` for its "
+                        "ID, no secrets among them. It runs on the master.",
+                        required=True,
+                    ),
+                    "state": Key(
+                        ListOf(Text(), at_least=1),
+                        "The program that prints how a host's power is. It changes nothing.",
+                        required=True,
+                    ),
+                    "when_off": Key(
+                        Text(), "What `state` prints of a host that is off.", required=True
+                    ),
+                    "timeout_seconds": Key(
+                        Number(1, 600),
+                        "Until a program is killed, and for a host to be off.",
+                        default="60",
+                    ),
+                }
+            ),
+            "By the provider's power switch, for hosts of a lost site that are silent.",
+        ),
+    }
+)
+
 RECOVERY = Tree(
     {
         "epoch": Key(Number(0), "Which history is the real one."),
+        "id": Key(Text(), "That epoch's ID."),
         "active_site": Key(NAME, "The site that is active now."),
         "profile": Key(PROFILE, "The profile that holds now."),
         "lost_sites": Key(ListOf(NAME), "Sites that are lost."),
@@ -724,6 +895,7 @@ OPENHIM = Tree(
             ),
             "Hosts boot closed.",
         ),
+        "lease": Key(LEASE, "The active site serves clients only while a witness renews it."),
         "clock": Key(
             Tree(
                 {
@@ -734,6 +906,9 @@ OPENHIM = Tree(
             "Clock synchronisation.",
         ),
         "backup": Key(BACKUP, "Restore points: where, by whom, how often, for how long."),
+        "drills": Key(DRILLS, "Is what was backed up enough to serve again: tried on schedule."),
+        "cut_over": Key(CUT_OVER, "How clients are led to another site: by one of two ways."),
+        "fencing": Key(FENCING, "How a host is kept from writing that answers nobody."),
         "targets": Key(
             Tree(
                 {
@@ -742,6 +917,11 @@ OPENHIM = Tree(
                 }
             ),
             "What the business asks for; reports show what was measured beside it.",
+        ),
+        "plan": Key(
+            PLAN,
+            "The disaster recovery plan: who decides, who is told, what matters most. The runbook "
+            "and the report are made from it.",
         ),
         "secrets": Key(
             MapOf(Secret(), SECRET_NAME),

@@ -19,5 +19,7 @@ base:
     - secrets.hosts.south-db1
   'south-db2':
     - secrets.hosts.south-db2
+  'south-core':
+    - secrets.hosts.south-core
   'west-db1':
     - secrets.hosts.west-db1

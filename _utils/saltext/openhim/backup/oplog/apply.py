@@ -20,6 +20,7 @@ from saltext.openhim.backup.dump import selected
 from saltext.openhim.backup.oplog.entry import Entry, kind_of, operation
 from saltext.openhim.backup.oplog.slices import words
 from saltext.openhim.backup.oplog.transactions import Operation
+from saltext.openhim.backup.present import NOTE
 from saltext.openhim.errors import OpenHIMError, Refused, Unauthorized
 
 #: Operations, and bytes of them, in one applyOps: it becomes one entry of the target's own oplog.
@@ -62,6 +63,8 @@ class Names:
         """Why a namespace is left out; None when it is not."""
         if db in _SYSTEM:
             return "MongoDB's own"
+        if collection == NOTE:
+            return "another restore's note"
         if self._databases is not None and db not in self._databases:
             return "not selected"
         if collection is not None and not selected(self._selection, f"{db}.{collection}"):

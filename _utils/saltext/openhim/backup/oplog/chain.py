@@ -131,8 +131,8 @@ def not_copied(headers: Sequence[Header], copied: Sequence[Header]) -> list[Head
 
     What was joined after its pieces were copied is there already, piece by piece.
     """
-    voided = {each.voids for each in (*headers, *copied) if each.kind == VOID}
-    names = {each.name for each in copied}
+    settled = {each.voids for each in (*headers, *copied) if each.kind == VOID}
+    settled |= {each.name for each in copied}
     held: dict[tuple[str, tuple[int, int]], list[Range]] = {}
     for name in {each.replica_set for each in copied}:
         for each in sorted(usable(copied, name), key=lambda each: (each.previous, each.last)):
@@ -141,7 +141,7 @@ def not_copied(headers: Sequence[Header], copied: Sequence[Header]) -> list[Head
     return [
         each
         for each in headers
-        if each.name not in names | voided
+        if each.name not in settled
         and not (
             each.kind == SLICE
             and any(

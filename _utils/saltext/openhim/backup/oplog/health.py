@@ -49,10 +49,8 @@ def reach(headers: Sequence[Header], replica_set: str, now: datetime) -> Reach:
     )
 
 
-def copy_reasons(found: Reach, behind: float | None, allowed: float) -> list[str]:
-    """What is wrong with the copy of one set's archive; behind: the copy's seconds. Pure."""
-    if found.behind_seconds is None:
-        return []  # there is nothing to be copied, which is said already
+def copy_reasons(behind: float | None, allowed: float) -> list[str]:
+    """What is wrong with the copy of one set's archive, which is so many seconds behind. Pure."""
     if behind is None:
         return ["nothing is copied"]
     if behind > allowed:
@@ -112,27 +110,22 @@ def look(backups: Backups, now: datetime) -> Seen:
             why_not = reasons(found, declared.max_behind(backups), bases.get(name))
             told += [f"{name}: {reason}" for reason in why_not]
         if declared.COPY in places:
-            told += _look_at_copy(backups, headers, figures, now)
+            told += _look_at_copy(backups, figures, now)
     except OpenHIMError as error:
         told.append(f"it could not be looked at: {error}")
         silent = True
     return Seen(figures, told, silent)
 
 
-def _look_at_copy(
-    backups: Backups, headers: Sequence[Header], figures: dict[str, Any], now: datetime
-) -> list[str]:
+def _look_at_copy(backups: Backups, figures: dict[str, Any], now: datetime) -> list[str]:
     """Adds how far the copy is behind to each set's figures; returns what is wrong with it."""
     copied = declared.store(backups, place=declared.COPY).headers()
     told = []
     for name, known in figures.items():
-        known["copy_behind_seconds"] = chain.rpo_seconds(copied, name, now)
-        why = copy_reasons(
-            reach(headers, name, now),
-            known["copy_behind_seconds"],
-            declared.max_copy_behind(backups),
-        )
-        told += [f"{name}: {reason}" for reason in why]
+        behind = known["copy_behind_seconds"] = chain.rpo_seconds(copied, name, now)
+        if known["behind_seconds"] is not None:  # else there is nothing to be copied
+            why = copy_reasons(behind, declared.max_copy_behind(backups))
+            told += [f"{name}: {reason}" for reason in why]
     return told
 
 

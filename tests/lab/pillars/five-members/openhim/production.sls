@@ -16,6 +16,7 @@ openhim:
     north-core: {site: north, address: 10.20.1.21, roles: [core]}
     south-db1: {site: south, address: 10.20.2.11, roles: [mongodb]}
     south-db2: {site: south, address: 10.20.2.12, roles: [mongodb]}
+    south-core: {site: south, address: 10.20.2.21, roles: [core]}
     west-db1: {site: west, address: 10.20.3.11, roles: [mongodb]}
   manage_hosts_file: true
   mongodb:

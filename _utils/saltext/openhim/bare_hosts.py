@@ -1,0 +1,71 @@
+"""Hosts that are reached by SSH and nothing else become minions, by salt-cloud's driver saltify."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import salt.cloud
+from salt.exceptions import SaltException
+from saltext.openhim import fleet
+from saltext.openhim.errors import OpenHIMError
+from saltext.openhim.mongo.status import until
+
+#: Seconds for a new minion to answer.
+PATIENCE = 180.0
+
+
+def reach(opts: Mapping[str, Any], hosts: Mapping[str, str], profile: str) -> dict[str, str]:
+    """Makes a minion of every host that does not answer as one; what was done, by host.
+
+    opts: the master's configuration. hosts: minion ID → the address for SSH. profile: salt-cloud's,
+    with the driver saltify.
+
+    Raises OpenHIMError when one of them has no minion that answers afterwards.
+    """
+    silent = sorted(set(hosts) - fleet.present(opts, list(hosts)))
+    done = {host: "has a minion" for host in hosts if host not in silent}
+    for host in silent:
+        _deploy(opts, host, hosts[host], profile)
+        done[host] = "was given a minion"
+    missing = set(silent)
+
+    def nobody_missing() -> bool:
+        missing.difference_update(fleet.present(opts, sorted(missing)))
+        return not missing
+
+    if silent and not until(nobody_missing, PATIENCE, poll=1):
+        raise OpenHIMError(
+            f"{', '.join(sorted(missing))} was given a minion, and does not answer within "
+            f"{PATIENCE:.0f} s; see there: journalctl -u salt-minion"
+        )
+    # New minions have no modules of this package where those are synced.
+    fleet.ask(opts, sorted(hosts), "saltutil.sync_all", timeout=fleet.ANSWER_TIMEOUT * 4)
+    return done
+
+
+def _deploy(opts: Mapping[str, Any], host: str, address: str, profile: str) -> None:
+    path = Path(opts["conf_file"]).with_name("cloud")
+    try:
+        # mypy takes the state tree's folder of the same name for the package.
+        client = salt.cloud.CloudClient(path=str(path))  # type: ignore[attr-defined]
+        # What salt-cloud prints would stand in a runner's answer.
+        with contextlib.redirect_stdout(sys.stderr):
+            found = client.profile(profile, [host], vm_overrides={host: {"ssh_host": address}})
+    except (SaltException, SystemExit, OSError) as error:
+        raise OpenHIMError(_failed(host, address, profile, str(error))) from error
+    answer = found.get(host) if isinstance(found, Mapping) else found
+    problem = found.get("Error") if isinstance(found, Mapping) else None
+    problem = problem or (answer.get("Error") if isinstance(answer, Mapping) else None)
+    if problem or not (isinstance(answer, Mapping) and answer.get("deployed")):
+        raise OpenHIMError(_failed(host, address, profile, str(problem or answer)))
+
+
+def _failed(host: str, address: str, profile: str, reason: str) -> str:
+    return (
+        f"{host} ({address}) was given no minion by salt-cloud's profile {profile!r}: {reason}. "
+        "See that the host is up and takes the profile's SSH key, and the master's cloud log"
+    )

@@ -1,0 +1,1 @@
+"""Drills: a restored stack started where it reaches nobody, measured, recorded, and judged."""

@@ -1,0 +1,111 @@
+"""What the master makes of answers; mocked: the hosts, and the master's own look."""
+
+from copy import deepcopy
+
+import pytest
+from saltext.openhim import evidence, record
+from saltext.openhim.fleet import Answers
+from saltext.openhim.recovery.epochs import plain
+
+from tests.unit.recovery.declared import DECLARED, epoch
+
+WEST = {"site": "west", "address": "10.0.3.1", "roles": ["master"]}
+
+
+class Fleet:
+    """Hosts that answer, by function; who is not in a function's answers is silent."""
+
+    def __init__(self):
+        self.answers = {"openhim_dr.sighting": {}, "openhim_lease.granted": {}}
+
+    def asked(self, opts, hosts, function, arguments=(), timeout=30):
+        said = {
+            host: {"ret": ret, "retcode": int(isinstance(ret, str)), "at": 1000.0}
+            for host, ret in self.answers[function].items()
+            if host in hosts
+        }
+        return Answers(frozenset(said), said)
+
+    def grants(self, host, records=(), **left):
+        told = {"grants": left, "epochs": plain(records), "time": 1000.5}
+        self.answers["openhim_lease.granted"][host] = told
+
+    def sees(self, host):
+        own = dict.fromkeys(
+            ("gate_open", "fenced", "admits", "holds_data", "can_keep_aside", "caught_up"), True
+        )
+        self.answers["openhim_dr.sighting"][host] = {
+            **own, "members": {}, "cores": {}, "repositories": {}, "epochs": [], "time": 1000.0,
+        }  # fmt: skip
+
+
+@pytest.fixture
+def fleet(monkeypatch):
+    found = Fleet()
+    monkeypatch.setattr("saltext.openhim.fleet.asked", found.asked)
+    monkeypatch.setattr("saltext.openhim.evidence._own_looks", lambda stack: ())
+    return found
+
+
+@pytest.fixture
+def gathered(fleet, tmp_path, monkeypatch):
+    """The evidence about a stack with a lease; its witness is a host of its own at a third site."""
+    pillar = {"openhim": deepcopy(DECLARED)}
+    pillar["openhim"]["sites"]["west"] = {}
+    pillar["openhim"]["hosts"]["west-master"] = WEST
+    pillar["openhim"]["lease"] = {"enabled": True, "max_skew_seconds": 1}
+    monkeypatch.setattr("saltext.openhim.fleet.declaration", lambda *_: pillar)
+
+    def gather(**lease):
+        pillar["openhim"]["lease"].update(lease)
+        opts = {"ext_pillar": [{"openhim_recovery": str(tmp_path)}]}
+        return evidence.gather(evidence.question(opts, "example"), remember=False)
+
+    return gather
+
+
+def test_a_witness_that_takes_no_part_in_writes_is_asked_for_its_leases(fleet, gathered):
+    fleet.grants("west-master", records=[epoch()], north=12.5, south=None)
+    found = gathered()
+    witness = found.heard["west-master"]
+    assert {grant.site: grant.left for grant in witness.grants} == {
+        "north": 12.5,
+        "south": float("inf"),
+    }
+    assert (witness.epochs, witness.clock) == ((epoch(),), 0.5)
+    assert found.layout.witnesses == ("west-master",)
+    assert found.layout.max_skew == 1
+    assert "west-master" not in found.unheard, "it is no host that takes part in a write"
+
+
+@pytest.mark.parametrize("answer", [None, "this host is not the witness of the lease", {"x": 1}])
+def test_a_witness_without_an_answer_that_can_be_read_is_silent(fleet, gathered, answer):
+    if answer is not None:
+        fleet.answers["openhim_lease.granted"]["west-master"] = answer
+    assert "west-master" not in gathered().heard
+
+
+def test_a_witness_with_a_member_says_both_or_is_silent(fleet, gathered):
+    fleet.grants("south-db1", north=3.0)
+    assert "south-db1" not in gathered(witness="south-db1").heard
+    fleet.sees("south-db1")
+    both = gathered(witness="south-db1").heard["south-db1"]
+    assert (both.fenced, [grant.left for grant in both.grants]) == (True, [3.0])
+
+
+def test_a_witness_of_an_earlier_epoch_is_asked_too(fleet, gathered, tmp_path):
+    """Its leases may still run, whatever the declaration says now."""
+    values = {
+        "kind": "failback", "active_site": "north", "profile": "production", "lost_sites": [],
+        "declared_by": "Ada", "reason": "again", "declared_at": "2026-01-31T12:00:00+00:00",
+    }  # fmt: skip
+    record.declare("example", tmp_path, parent=None, witnesses=("west-master",), **values)
+    fleet.grants("west-master", north=7.0)
+    assert gathered(enabled=False).heard["west-master"].grants[0].left == 7.0
+
+
+def test_without_a_lease_nobody_is_asked_for_one(gathered, fleet):
+    fleet.grants("west-master", north=7.0)
+    found = gathered(enabled=False)
+    assert "west-master" not in found.heard
+    assert found.layout.witnesses == ()

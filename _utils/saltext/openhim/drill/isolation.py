@@ -60,6 +60,7 @@ table inet openhim_drill {
 """
 
 #: Makes the place and waits in it; reading ends when nobody has the pipe's other end any more.
+#: Without ``nodad`` the kernel may have the address on trial yet when the route names it.
 _HOLDER = f"""
 set -e
 mount -t tmpfs -o mode=0755,size=1m,nosuid,nodev tmpfs /run
@@ -72,7 +73,7 @@ esac
 ip link set lo up
 ip address add {_OWN[0]}/32 dev lo
 ip route add default dev lo src {_OWN[0]}
-if [ -e /proc/net/if_inet6 ] && ip -6 address add {_OWN[1]}/128 dev lo 2>/dev/null; then
+if [ -e /proc/net/if_inet6 ] && ip -6 address add {_OWN[1]}/128 dev lo nodad 2>/dev/null; then
     ip -6 route add default dev lo src {_OWN[1]}
 fi
 nft -f - <<'END'

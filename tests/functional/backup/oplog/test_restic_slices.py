@@ -235,9 +235,14 @@ def _hold_exclusively(repository, release):
         stderr=subprocess.DEVNULL,
     )
     locks = Path(repository.url) / "locks"
-    eventually(lambda: any(locks.iterdir()) or check.poll() is not None, what="a lock file")
+
+    def written():
+        """Not the one that is being written: frozen now, it would never be a lock."""
+        return [path for path in locks.iterdir() if "-tmp-" not in path.name]
+
+    eventually(lambda: written() or check.poll() is not None, what="a lock file")
     check.send_signal(signal.SIGSTOP)
-    held = list(locks.iterdir())
+    held = written()
     release.wait(120)
     check.kill()
     check.wait()

@@ -84,12 +84,17 @@ def failover_plan(
 
 
 def failover_declare(
-    to_site, confirm, reason, declared_by, disrupted_at=None, attest=None, force=None
+    to_site, confirm, reason, declared_by, disrupted_at=None, attest=None, force=None, silent=()
 ):
     """
-    Write the decision into the recovery record, once it is allowed. Parameters as in
-    :py:func:`failover_plan`. A failover that was declared and not concluded is continued: no second
-    epoch is declared for it.
+    Write the decision into the recovery record, once it is allowed. A failover that was declared
+    and not concluded is continued: no second epoch is declared for it.
+
+    silent
+        Hosts that were silent when :py:func:`failover_plan` asked a moment ago (its ``unseen``).
+        They are asked again, and not waited for again.
+
+    Other parameters as in :py:func:`failover_plan`.
 
     CLI Example:
 
@@ -98,7 +103,10 @@ def failover_declare(
         salt-run openhim_dr.failover_declare to_site=south confirm=example reason=fire \
             declared_by=Ada attest='{"north": "its power is cut, seen by Ada"}'
     """
-    return _declare("failover", to_site, confirm, reason, declared_by, disrupted_at, attest, force)
+    return _declare(
+        *("failover", to_site, confirm, reason, declared_by, disrupted_at, attest, force),
+        silent=silent,
+    )
 
 
 def move_plan(
@@ -178,11 +186,14 @@ def core_plan(
     )
 
 
-def core_declare(to_site, confirm, reason, declared_by, host="", disrupted_at=None, attest=None):
+def core_declare(
+    to_site, confirm, reason, declared_by, host="", disrupted_at=None, attest=None, silent=()
+):
     """
     Write the decision that OpenHIM alone moves into the recovery record, once it is allowed.
-    Parameters as in :py:func:`core_plan`. One that was declared and not completed is continued. At
-    the active site itself it is only judged once more; there is nothing to record.
+    Parameters as in :py:func:`core_plan`, ``silent`` as in :py:func:`failover_declare`. One that
+    was declared and not completed is continued. At the active site itself it is only judged once
+    more; there is nothing to record.
 
     CLI Example:
 
@@ -192,7 +203,9 @@ def core_declare(to_site, confirm, reason, declared_by, host="", disrupted_at=No
             declared_by=Ada attest='{"north": "its power is cut, seen by Ada"}'
     """
     return _declare(
-        *("core", to_site, confirm, reason, declared_by, disrupted_at, attest, None), host=host
+        *("core", to_site, confirm, reason, declared_by, disrupted_at, attest, None),
+        host=host,
+        silent=silent,
     )
 
 
@@ -687,6 +700,7 @@ def _plan(
     force,
     declaring=False,
     host="",
+    silent=(),
 ):
     try:
         if disrupted_at is not None:
@@ -695,7 +709,9 @@ def _plan(
         words = _attested(asked, attest, declared_by, to_site)
         sites = (to_site,) if verb == "failback" else ()
         power = verb in ("failover", "core")
-        asked = replace(asked, attestations=tuple(words), sites=sites, power=power)
+        asked = replace(
+            asked, attestations=tuple(words), sites=sites, power=power, silent=tuple(silent)
+        )
         forced = Force(**force) if force else None
         if verb == "core":
             host = _host_of(asked, to_site, host)
@@ -793,11 +809,23 @@ def _seen(found):
     }
 
 
-def _declare(verb, to_site, confirm, reason, declared_by, disrupted_at, attest, force, host=""):
+def _declare(
+    verb,
+    to_site,
+    confirm,
+    reason,
+    declared_by,
+    disrupted_at,
+    attest,
+    force,
+    host="",
+    silent=(),
+):
     plan = _plan(
         *(verb, to_site, confirm, reason, declared_by, disrupted_at, attest, force),
         declaring=True,
         host=host,
+        silent=silent,
     )
     if plan["refusals"]:
         raise CommandExecutionError(f"the {verb} is refused:\n" + "\n".join(plan["refusals"]))

@@ -113,7 +113,8 @@ class SaltMaster:
     def wait_for(self, minions: Iterable[str], timeout: float = START_SECONDS) -> None:
         """Wait until minions answer.
 
-        The master's own events say when one has connected, so nothing is asked over and over.
+        They are asked when the master's events say that one has connected, and every few seconds,
+        for one whose network was away for a while may have kept its connection.
 
         :raises LabError: naming those that do not answer after ``timeout`` seconds
         """
@@ -270,25 +271,23 @@ import sys, time
 import salt.client, salt.config, salt.exceptions
 deadline = time.monotonic() + float(sys.argv[1])
 missing = set(sys.argv[2:])
-connected = set()
 options = salt.config.client_config("/etc/salt/master")
-asked = time.monotonic()
+ask_at = 0.0
 with salt.client.get_local_client(mopts=options) as client:
     while missing and time.monotonic() < deadline:
-        event = client.event.get_event(wait=0.5, tag="salt/minion/", match_type="startswith")
-        connected.add((event or {}).get("id"))
-        if not missing <= connected and time.monotonic() - asked < 4:
-            continue
-        try:
-            for answer in client.cmd_iter_no_block(
-                sorted(missing), "test.ping", tgt_type="list", timeout=1
-            ):
-                missing -= set(answer or ())
-                if not missing:
-                    break
-        except salt.exceptions.SaltException:
-            pass  # the master is still busy with its own start
-        asked = time.monotonic()
+        if time.monotonic() >= ask_at:
+            ask_at = time.monotonic() + 4
+            try:
+                client.run_job(sorted(missing), "test.ping", tgt_type="list", listen=True)
+            except salt.exceptions.SaltException:
+                pass  # the master is still busy with its own start
+        event = client.event.get_event(wait=0.5, tag="salt/", match_type="startswith", full=True)
+        if not event:
+            time.sleep(0.1)
+        elif "return" in event["data"]:
+            missing.discard(event["data"]["id"])
+        elif event["tag"].startswith("salt/minion/") and event["data"].get("id") in missing:
+            ask_at = 0.0
 if missing:
     print(*sorted(missing), sep=", ")
     sys.exit(1)

@@ -67,7 +67,7 @@ def advance(
                 raise Refused(f"{answer.reason}, after {patience:g} s; run this again")
             begun = time.monotonic()
             time.sleep(min(answer.seconds, PAUSE))
-            seen = evidence.gather(asked)
+            seen = evidence.gather(replace(asked, silent=seen.unheard))
             already = run.waited.get(answer.reason, 0.0)
             run.waited[answer.reason] = already + time.monotonic() - begun
         elif isinstance(answer, Step) and answer.name in mine:

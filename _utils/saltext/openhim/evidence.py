@@ -35,7 +35,8 @@ class Question:
     history: the record. attestations: what a person says with the present request. sites: whose
     members' histories are compared with the primary's; stopped: also those of members that do not
     run, into whose data a mongod looks for some seconds. power: whether the provider is asked of
-    hosts that are silent. powers: what it has said of them in this run.
+    hosts that are silent. powers: what it has said of them in this run. silent: hosts that were
+    silent a moment ago, so that nobody waits for them a second time.
     """
 
     opts: Mapping[str, Any]
@@ -47,6 +48,7 @@ class Question:
     stopped: bool = False
     power: bool = False
     powers: tuple[Power, ...] = ()
+    silent: tuple[str, ...] = ()
 
     @property
     def directory(self) -> str:
@@ -85,6 +87,7 @@ def gather(asked: Question, repositories: bool = False, remember: bool = True) -
             sighting.REPOSITORY_SECONDS + fleet.ANSWER_TIMEOUT
             if repositories
             else fleet.ANSWER_TIMEOUT,
+            asked.silent,
         )
         looks = own.result()
     evidence = Evidence(
@@ -227,7 +230,7 @@ def _with_witnesses(asked: Question, seen: Evidence) -> Evidence:
     sites = {host.id: host.site for host in asked.now.hosts.values() if host.id in named}
     if not sites:
         return seen
-    answers = fleet.asked(asked.opts, sorted(sites), "openhim_lease.granted")
+    answers = fleet.asked(asked.opts, sorted(sites), "openhim_lease.granted", silent=asked.silent)
     said = {host: _witness(host, site, answers) for host, site in sites.items()}
 
     def with_grants(report: Report) -> Report:

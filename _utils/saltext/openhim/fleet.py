@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -77,11 +77,15 @@ def asked(
     function: str,
     arguments: Sequence[Any] = (),
     timeout: float = ANSWER_TIMEOUT,
+    silent: Collection[str] = (),
 ) -> Answers:
     """Who of ``hosts`` is there, and what those answer to a function within ``timeout`` seconds.
 
     Both are asked at once: a disaster costs :data:`PING_TIMEOUT`, and not more for each host that
     is gone. A host whose key the master has not accepted cannot be asked, and is not there.
+
+    silent: hosts that were silent a moment ago. They are asked too, but nobody waits for them
+    unless they say meanwhile that they are there.
     """
     returned: dict[str, dict[str, Any]] = {}
     present: set[str] = set()
@@ -92,7 +96,8 @@ def asked(
         pings = client.run_job(hosts, "test.ping", [], tgt_type="list", listen=True)
         job = client.run_job(hosts, function, list(arguments), tgt_type="list", listen=True)
         begun = time.monotonic()
-        while pings and job and len(returned) < len(hosts):
+        expected = set(hosts) - set(silent)
+        while pings and job and (expected | present) - set(returned):
             waiting = bool(present - set(returned))
             left = begun + (timeout if waiting else PING_TIMEOUT) - time.monotonic()
             if left <= 0:

@@ -9,6 +9,7 @@ assumed.
 from __future__ import annotations
 
 import json
+import logging
 import time
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pymongo import MongoClient
+from pymongo.errors import PyMongoError
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 from saltext.openhim import files
@@ -33,6 +35,8 @@ from saltext.openhim.mongo.connection import (
 from saltext.openhim.mongo.replset import config_differences, final_config
 from saltext.openhim.mongo.status import POLL_SECONDS, committed, plain, read_config, until
 from saltext.openhim.settings import DEFAULT_MONGODB_PORT, STATE_DIRECTORY
+
+log = logging.getLogger(__name__)
 
 #: Where the proof of each promotion is written, in the database ``admin``.
 PROOF_COLLECTION = "saltext_openhim_promotions"
@@ -86,6 +90,7 @@ def promote(
     if changes:
         _note_term(vantage, evidence)
         _force(vantage, wanted)
+        _hasten(vantage, evidence)
     after = _prove(vantage, reason, declarer, timeout)
     return {
         "set": vantage.replica_set.name,
@@ -324,6 +329,24 @@ def _force(vantage: Vantage, wanted: dict[str, Any]) -> None:
     wanted["version"] += 1
     with vantage.own() as client:
         client.admin.command("replSetReconfig", wanted, force=True)
+
+
+def _hasten(vantage: Vantage, evidence: Evidence) -> None:
+    """Elects the survivor at once, and spares it the search for newer data where nobody has any.
+
+    MongoDB comes to both by itself, after the election timeout (10 s) and when the heartbeats to
+    the lost members are given up (5 s); so an error here costs time and nothing else.
+
+    https://www.mongodb.com/docs/manual/reference/command/replSetAbortPrimaryCatchUp/
+    """
+    others = [m for m in evidence.status["members"] if not m.get("self") and m["health"] == 1]
+    commands = ["replSetStepUp"] if others else ["replSetStepUp", "replSetAbortPrimaryCatchUp"]
+    try:
+        with vantage.own() as client:
+            for command in commands:
+                client.admin.command(command)
+    except (PyMongoError, OpenHIMError) as error:
+        log.info("%s is left to its own election: %s", vantage.local, error)
 
 
 def _prove(vantage: Vantage, reason: str, declarer: str, timeout: float) -> dict[str, Any]:

@@ -87,7 +87,7 @@ def gather(asked: Question, repositories: bool = False, remember: bool = True) -
             sighting.REPOSITORY_SECONDS + fleet.ANSWER_TIMEOUT
             if repositories
             else fleet.ANSWER_TIMEOUT,
-            asked.silent,
+            silent=asked.silent,
         )
         looks = own.result()
     evidence = Evidence(

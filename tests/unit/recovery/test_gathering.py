@@ -1,6 +1,7 @@
 """What the master makes of answers; mocked: the hosts, and the master's own look."""
 
 from copy import deepcopy
+from dataclasses import replace
 
 import pytest
 from saltext.openhim import evidence, record
@@ -18,7 +19,8 @@ class Fleet:
     def __init__(self):
         self.answers = {"openhim_dr.sighting": {}, "openhim_lease.granted": {}}
 
-    def asked(self, opts, hosts, function, arguments=(), timeout=30):
+    def asked(self, opts, hosts, function, arguments=(), timeout=30, silent=()):
+        self.not_waited_for = set(silent)
         said = {
             host: {"ret": ret, "retcode": int(isinstance(ret, str)), "at": 1000.0}
             for host, ret in self.answers[function].items()
@@ -56,10 +58,11 @@ def gathered(fleet, tmp_path, monkeypatch):
     pillar["openhim"]["lease"] = {"enabled": True, "max_skew_seconds": 1}
     monkeypatch.setattr("saltext.openhim.fleet.declaration", lambda *_: pillar)
 
-    def gather(**lease):
+    def gather(silent=(), **lease):
         pillar["openhim"]["lease"].update(lease)
         opts = {"ext_pillar": [{"openhim_recovery": str(tmp_path)}]}
-        return evidence.gather(evidence.question(opts, "example"), remember=False)
+        asked = replace(evidence.question(opts, "example"), silent=silent)
+        return evidence.gather(asked, remember=False)
 
     return gather
 
@@ -109,3 +112,9 @@ def test_without_a_lease_nobody_is_asked_for_one(gathered, fleet):
     found = gathered(enabled=False)
     assert "west-master" not in found.heard
     assert found.layout.witnesses == ()
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_who_was_silent_a_moment_ago_is_asked_and_not_waited_for_again(fleet, gathered, enabled):
+    gathered(silent=("north-db1",), enabled=enabled)
+    assert fleet.not_waited_for == {"north-db1"}

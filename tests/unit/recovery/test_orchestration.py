@@ -11,6 +11,7 @@ FOLDER = Path(__file__).resolve().parents[3] / "salt" / "orch"
 REQUEST = {"to_site": "south", "confirm": "example", "declared_by": "Ada", "reason": "fire"}
 PLAN = {
     "refusals": [],
+    "unseen": ["north-core", "north-db1"],
     "promote": {"openhim": "south-db1"},
     "hosts": ["south-core", "south-db1"],
     "cores": ["south-core"],
@@ -79,6 +80,12 @@ def test_nothing_is_promoted_before_every_host_was_seen_to_know_the_epoch(steps)
     before = order.index("The decision is on record")
     promoted = order.index("The distant member of openhim is the primary")
     assert before < order.index("Every host that is left knows it") < promoted
+
+
+@pytest.mark.parametrize(("name", "plan"), [("failover", PLAN), ("core", CORE)])
+def test_the_declaration_does_not_wait_again_for_who_was_silent_for_the_plan(name, plan):
+    _, declared = rendered(name, plan, **REQUEST)["The decision is on record"]
+    assert declared["kwarg"] == {**REQUEST, "silent": PLAN["unseen"]}
 
 
 def test_nobody_is_promoted_before_no_other_site_takes_writes(steps):

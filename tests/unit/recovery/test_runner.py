@@ -73,7 +73,7 @@ def hosts(tmp_path, monkeypatch):
     monkeypatch.setattr("saltext.openhim.fleet.declaration", known.pillar)
     monkeypatch.setattr("saltext.openhim.fleet.cmd", known.cmd)
     monkeypatch.setattr("saltext.openhim.fleet.ask", known.ask)
-    monkeypatch.setattr("saltext.openhim.fleet.asked", lambda *_: Answers(frozenset()))
+    monkeypatch.setattr("saltext.openhim.fleet.asked", lambda *_, **__: Answers(frozenset()))
     monkeypatch.setattr("saltext.openhim.evidence.gather", known.gather)
     return known
 

@@ -285,7 +285,7 @@ with salt.client.get_local_client(mopts=options) as client:
         if not event:
             time.sleep(0.1)
         elif "return" in event["data"]:
-            missing.discard(event["data"]["id"])
+            missing.discard(event["data"].get("id"))
         elif event["tag"].startswith("salt/minion/") and event["data"].get("id") in missing:
             ask_at = 0.0
 if missing:

@@ -43,7 +43,10 @@ MINION = {
     "auth_timeout": 5,
     "auth_tries": 1000,
     "master_tries": -1,
+    # A site that was cut off is heard again soon; with the kernel's own it takes minutes.
     "tcp_keepalive_idle": 15,
+    "tcp_keepalive_intvl": 5,
+    "tcp_keepalive_cnt": 3,
     "mine_enabled": False,
     "log_level": "warning",
 }

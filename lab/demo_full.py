@@ -192,7 +192,7 @@ def kept_out(told: Told) -> None:
 def rejoined_and_back(told: Told) -> None:
     """What north took alone is in the ledger; then it serves again."""
     with told.story.step(f"{NORTH} rejoins, and what it took alone is entered in the ledger"):
-        told.orchestrate("rejoin", site=NORTH, reason="it is back")
+        told.orchestrate("rejoin", site=NORTH, reason="it is back", resync=True)
         ledger = told.run("openhim_dr.ledger", stack="example")
         compare_with_ledger(told, ledger)
     with told.story.step(f"Back in order: `orch.failback` to {NORTH}"):

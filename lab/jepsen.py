@@ -121,7 +121,7 @@ class Run:
             self.told.running.master.wait_for(NORTH_HOSTS, 180)
             wait_for(lambda: lease_of(self.told, "north-core")["state"] == "given up", 90)
         with self.told.story.step(f"{NORTH} rejoins, and OpenHIM moves back"):
-            self.told.orchestrate("rejoin", site=NORTH, reason="it is back")
+            self.told.orchestrate("rejoin", site=NORTH, reason="it is back", resync=True)
             ledger = self.told.run("openhim_dr.ledger", stack="example")
             self.ledgers.append(json.dumps(ledger["sets"]))
             self._only_one_site_took_writes(epoch)

@@ -158,8 +158,8 @@ class TestAfterALoss:
     def test_who_has_a_write_that_did_not_survive_is_told_from_who_has_not(self, lost):
         """Both were killed, and neither runs: their data is looked into, and nobody notices."""
         before = lost.members["south-db1"].config()
-        one = self.stands(lost, "north-db1", stopped=True)["openhim"]
-        two = self.stands(lost, "north-db2", stopped=True)["openhim"]
+        one = self.stands(lost, "north-db1", look=True)["openhim"]
+        two = self.stands(lost, "north-db2", look=True)["openhim"]
         assert self.has(lost, one=one, two=two) == {"one": False, "two": True}
         assert one["ts"] > two["ts"]
         assert lost.members["south-db1"].config() == before
@@ -174,7 +174,7 @@ class TestAfterALoss:
         pillar = under(lost, LOSS)
         kept = divergence.keep_aside(pillar, "north-db1", ["openhim"], 2)
         assert divergence.kept(pillar, "north-db1") == [kept["openhim"]]
-        assert self.stands(lost, "north-db1", stopped=True) == {"openhim": None}
+        assert self.stands(lost, "north-db1", look=True) == {"openhim": None}
         member = lost.members["north-db1"]
         member.start().wait()
         lost.eventually(lambda: lost.states().get("north-db1") == "secondary", what="the copy")

@@ -138,7 +138,7 @@ class Reader:
     @contextlib.contextmanager
     def _member(self) -> Iterator[MongoClient]:
         """The member itself, or a copy of its data while it does not run."""
-        if self._data.is_dir() and not stopped.is_used(self._data):
+        if self._data.is_dir() and not stopped.is_used_on(self._data):
             binary = config.binary(self.here.stack)
             with stopped.opened(binary, self._data, self._storage) as client:
                 yield client

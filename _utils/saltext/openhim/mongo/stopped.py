@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import json
 import subprocess
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from typing import Any
 from pymongo import MongoClient
 from saltext.openhim.backup import scratch
 from saltext.openhim.errors import OpenHIMError, Refused
+
+#: Seconds after which a mongod that was started is believed to stay.
+STEADY = 20.0
 
 #: What a copy need not have: a lock of the original, and what is no data.
 _LEFT_OUT = ("mongod.lock", "diagnostic.data", "rollback", "_tmp")
@@ -37,21 +41,16 @@ def opened(
     """
     if not (data / "WiredTiger").exists():
         raise OpenHIMError(f"{data} holds no data of a mongod: it was wiped, or never was there")
-    _refuse_while_used(data)
-    lock = data / "mongod.lock"
-    begun = lock.stat().st_mtime_ns if lock.exists() else 0
+    if is_used(data):
+        raise _in_use(data)
 
     def fill(target: Path) -> Sequence[str]:
-        names = [path for path in sorted(data.iterdir()) if path.name not in _LEFT_OUT]
-        command = ["cp", "-a", "--reflink=auto", "--", *map(str, names), str(target)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        with _reserved(data):
+            names = [path for path in sorted(data.iterdir()) if path.name not in _LEFT_OUT]
+            command = ["cp", "-a", "--reflink=auto", "--", *map(str, names), str(target)]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise OpenHIMError(f"{data} could not be copied: {done.stderr.strip()[-500:]}")
-        _refuse_while_used(data)
-        if begun != (lock.stat().st_mtime_ns if lock.exists() else 0):
-            raise Refused(
-                f"a mongod used {data} while it was copied; keep it stopped, and try again"
-            )
         config = target.parent / "config"
         kept = {key: value for key, value in storage.items() if key not in ("dbPath", "journal")}
         config.write_text(json.dumps({"storage": kept}), encoding="utf-8")
@@ -77,9 +76,37 @@ def is_used(data: Path) -> bool:
     return False
 
 
-def _refuse_while_used(data: Path) -> None:
-    if is_used(data):
-        raise Refused(
-            f"a mongod uses {data}, so a copy of it would be worth nothing; stop it first, or let "
-            "it answer"
-        )
+def is_used_on(data: Path) -> bool:
+    """Whether a mongod uses a data folder, and goes on to.
+
+    MongoDB does not undo what a majority had acknowledged: a member that must, after its site was
+    given up, ends seconds after each start. So one that began less than :data:`STEADY` seconds ago
+    (it writes its lock then) is waited for, until it has ended or is older.
+    """
+    while is_used(data):
+        if time.time() - (data / "mongod.lock").stat().st_mtime > STEADY:
+            return True
+        time.sleep(0.1)
+    return False
+
+
+@contextlib.contextmanager
+def _reserved(data: Path) -> Iterator[None]:
+    """Keeps every mongod from a data folder, as one keeps others from its own."""
+    lock = data / "mongod.lock"
+    if not lock.exists():  # no mongod was ever there, for none takes it away
+        yield
+        return
+    with lock.open("rb") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise _in_use(data) from None
+        yield
+
+
+def _in_use(data: Path) -> Refused:
+    return Refused(
+        f"a mongod uses {data}, so a copy of it would be worth nothing; stop it first, or let it "
+        "answer"
+    )

@@ -59,11 +59,16 @@ class Told:
         return self.running.master.run(function, *arguments, **named)
 
     def orchestrate(self, verb: str, **request: Any) -> dict[str, Any]:
-        """Carry out a recovery; returns its epoch."""
+        """Carry out a recovery; returns its epoch, and notes how long clients were to wait."""
+        begun = time.time()
         asked = {"confirm": "example", "declared_by": "the demo", **request}
         with self.running.master.progress(self.story.say):
             self.running.master.orchestrate(f"orch.{verb}", {verb: asked})
         *_, epoch = self.run("openhim_dr.history", stack="example")
+        if (served := (epoch["result"] or {}).get("served_at")) and verb == epoch["kind"]:
+            seconds = datetime.fromisoformat(served).timestamp() - begun
+            self.measured[f"{verb}: seconds from the command to a transaction"] = round(seconds, 1)
+            self.story.say(f"{seconds:.1f} s from the command to a transaction")
         return epoch
 
 

@@ -72,14 +72,14 @@ class Told:
         return epoch
 
 
-def pillar(folder: Path) -> Path:
+def pillar(folder: Path, lease: bool = True) -> Path:
     """The example with a lease, a public name, and hosts that stand by at a third provider."""
     shutil.copytree(stack.EXAMPLE, folder)
     file = folder / "openhim" / "production.sls"
     declared = yaml.safe_load(file.read_text())
     openhim = declared["openhim"]
     provider.declare(openhim)
-    openhim["lease"] = {"enabled": True, "seconds": 20}
+    openhim["lease"] = {"enabled": lease, "seconds": 20}
     openhim["drills"] |= {"observe_seconds": 5}
     openhim["cut_over"] = {
         "dns": {
@@ -99,11 +99,12 @@ def pillar(folder: Path) -> Path:
 
 
 @contextmanager
-def started() -> Iterator[stack.Stack]:
+def started(lease: bool = True) -> Iterator[stack.Stack]:
     """The hosts of that pillar, their name server and the third provider's laboratory."""
     with tempfile.TemporaryDirectory(dir=cache.directory()) as scratch:
         Path(scratch).chmod(0o755)
-        with stack.started(pillar(Path(scratch) / "pillar"), share=provider.shares()) as running:
+        declared = pillar(Path(scratch) / "pillar", lease)
+        with stack.started(declared, share=provider.shares()) as running:
             stack.start_upstream(running.lab, provider.SITE, provider.LABORATORY)
             dns = running.declared["cut_over"]["dns"]
             folder = running.folder / "name-server"

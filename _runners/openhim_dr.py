@@ -318,6 +318,7 @@ def secure(
     force=None,
     host="",
     timeout=300,
+    silent=(),
 ):
     """
     See to it that no other site takes writes: every host that answers is told of the recovery,
@@ -330,6 +331,9 @@ def secure(
 
     timeout
         Seconds to wait for what only time brings.
+
+    silent
+        As in :py:func:`failover_declare`. Without another proof of theirs nothing is promoted.
 
     Other parameters as in :py:func:`failover_plan`; ``disrupted_at``, ``force`` and ``host`` are
     not looked at again. Returns what was done. Raises, with every reason, while there is no proof:
@@ -350,7 +354,8 @@ def secure(
             raise Refused(f"no {verb} to {to_site} is under way on record; declare it first")
         _note_attestations(asked, request, _attested(asked, attest, declared_by, to_site))
         mine = (steps.TELL, steps.CLOSE, steps.FENCE, steps.POWER_OFF)
-        answer, seen, run = advance.advance(evidence.reread(asked), request, mine, timeout)
+        asked = replace(evidence.reread(asked), silent=tuple(silent))
+        answer, seen, run = advance.advance(asked, request, mine, timeout)
         for reason, seconds in run.waited.items():
             step, seconds = f"waited until it was over: {reason}", round(seconds, 3)
             record.reached(confirm, newest.id, step, _now(), asked.directory, waited=seconds)

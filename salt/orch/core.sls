@@ -39,7 +39,7 @@ Every host that is left knows it:
 No other site takes writes:
   salt.runner:
     - name: openhim_dr.secure
-    - kwarg: {{ dict(request, verb='core') | json }}
+    - kwarg: {{ dict(request, verb='core', silent=plan.unseen) | json }}
     - failhard: true
 {{ reached(request.confirm, 'no other site takes writes') }}
 

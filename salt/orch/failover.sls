@@ -46,7 +46,7 @@ Every host that is left knows it:
 No other site takes writes:
   salt.runner:
     - name: openhim_dr.secure
-    - kwarg: {{ dict(request, verb='failover') | json }}
+    - kwarg: {{ dict(request, verb='failover', silent=plan.unseen) | json }}
     - failhard: true
 {{ reached(request.confirm, 'no other site takes writes') }}
 

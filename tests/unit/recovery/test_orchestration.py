@@ -83,16 +83,19 @@ def test_nothing_is_promoted_before_every_host_was_seen_to_know_the_epoch(steps)
 
 
 @pytest.mark.parametrize(("name", "plan"), [("failover", PLAN), ("core", CORE)])
-def test_the_declaration_does_not_wait_again_for_who_was_silent_for_the_plan(name, plan):
-    _, declared = rendered(name, plan, **REQUEST)["The decision is on record"]
+def test_nobody_waits_again_for_who_was_silent_for_the_plan(name, plan):
+    steps = rendered(name, plan, **REQUEST)
+    _, declared = steps["The decision is on record"]
     assert declared["kwarg"] == {**REQUEST, "silent": PLAN["unseen"]}
+    (secured,) = (one for _, one in steps.values() if one.get("name") == "openhim_dr.secure")
+    assert secured["kwarg"] == {**REQUEST, "verb": name, "silent": PLAN["unseen"]}
 
 
 def test_nobody_is_promoted_before_no_other_site_takes_writes(steps):
     order = list(steps)
     kind, secured = steps["No other site takes writes"]
     assert (kind, secured["name"]) == ("salt.runner", "openhim_dr.secure")
-    assert secured["kwarg"] == {**REQUEST, "verb": "failover"}
+    assert secured["kwarg"] == {**REQUEST, "verb": "failover", "silent": PLAN["unseen"]}
     before = order.index("The decision is on record")
     promoted = order.index("The distant member of openhim is the primary")
     assert before < order.index("No other site takes writes") < promoted
@@ -176,7 +179,8 @@ def test_where_only_openhim_moves_nobody_is_promoted_and_the_sets_count_on_who_i
         "The move of OpenHIM is done",
     ]
     secured = steps["No other site takes writes"][1]["kwarg"]
-    assert secured == {**REQUEST, "attest": {"north": "off"}, "verb": "core"}
+    silent = PLAN["unseen"]
+    assert secured == {**REQUEST, "attest": {"north": "off"}, "verb": "core", "silent": silent}
     counted = steps["MongoDB counts on those who are left"][1]
     assert (counted["tgt"], counted["sls"]) == (["south-db1", "west-db1"], "mongodb.counted")
     assert steps["OpenHIM serves at south"][1]["tgt"] == ["south-core"]

@@ -83,11 +83,12 @@ class Nemesis:
 
 @dataclass
 class Run:
-    """The rounds of one run: which faults there were, and what every ledger has."""
+    """The rounds of one run: which faults there were and come next, and what every ledger has."""
 
     told: Told
     chance: random.Random
     faults: list[str] = field(default_factory=list)
+    ahead: list[str] = field(default_factory=list)
     ledgers: list[str] = field(default_factory=list)
 
     @property
@@ -103,7 +104,9 @@ class Run:
     def round(self) -> None:
         """Something breaks, OpenHIM moves, what broke is well again and OpenHIM moves back."""
         faults = Nemesis(self.told, self.chance).faults
-        name = self.chance.choice(sorted(faults))
+        if not self.ahead:  # each of them once, before any comes again
+            self.ahead = self.chance.sample(sorted(faults), len(faults))
+        name = self.ahead.pop()
         begin, end = faults[name]
         self.faults.append(name)
         with self.told.story.step(f"{NORTH}: {name}"):

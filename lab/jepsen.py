@@ -55,10 +55,17 @@ class Nemesis:
         self._lab.rejoin_site(NORTH)
 
     def _freeze(self) -> None:
+        """Whoever is frozen may wake as the primary: refused, until somebody cuts it off."""
         for name in NORTH_HOSTS:
             self._lab.host(name).freeze()
+        asked = {"to_site": SOUTH, "confirm": "example", "declared_by": "x", "reason": "frozen"}
+        refused = self._told.run("openhim_dr.failover_plan", **asked)["refusals"]
+        raise_unless(any("says nothing" in one for one in refused), f"not refused: {refused}")
+        self._lab.isolate_site(NORTH)
 
     def _thaw(self) -> None:
+        """First the network, then the hosts: all that they have to keep them closed is a clock."""
+        self._lab.rejoin_site(NORTH)
         for name in NORTH_HOSTS:
             self._lab.host(name).thaw()
 
@@ -110,9 +117,12 @@ class Run:
         begin, end = faults[name]
         self.faults.append(name)
         with self.told.story.step(f"{NORTH}: {name}"):
-            wait_for(lambda: acknowledged(self.told.inside) != [], 120)
+            self._wait_for_orders_inside(time.time(), 120)
             begin()
-            moment = datetime.now(timezone.utc).isoformat()
+            broken = time.time()
+            moment = datetime.fromtimestamp(broken, timezone.utc).isoformat()
+            if name.startswith("cut off"):  # or there would be nothing to lose
+                self._wait_for_orders_inside(broken, 15)
             time.sleep(self.chance.uniform(0, 5))
         with self.told.story.step(f"`orch.failover` to {SOUTH}"):
             epoch = self.told.orchestrate(
@@ -130,6 +140,15 @@ class Run:
             self._only_one_site_took_writes(epoch)
             self.told.orchestrate("failback", to_site=NORTH, reason="it is well again")
             served_at(self.told, NORTH)
+
+    def _wait_for_orders_inside(self, since: float, seconds: float) -> None:
+        """Until the clinics at the active site were told that an order was taken."""
+
+        def taken() -> bool:
+            orders = acknowledged(self.told.inside)
+            return bool(orders) and orders[-1]["answered"] > since
+
+        wait_for(taken, seconds)
 
     def _only_one_site_took_writes(self, epoch: dict[str, Any]) -> None:
         """North took its last order before a member of south could take a write."""

@@ -111,13 +111,18 @@ def judge(tracking: str, sources: str, max_offset_ms: float, serves_itself: bool
 def wait(seconds: float, max_offset_ms: float, serves_itself: bool, socket: str | None) -> Clock:
     """Measures until the clock is right, or for as long as ``seconds``; the last measurement.
 
-    A chronyd that has just started needs some seconds for its first samples.
+    A chronyd that has just started needs some seconds for its first samples. One whose network was
+    away for a while asks its servers a minute apart; it is told to ask them now.
     """
     until = time.monotonic() + seconds
+    told = seconds <= 0
     while True:
         found = measure(max_offset_ms, serves_itself, socket)
         if found.status == SYNCHRONISED or time.monotonic() >= until:
             return found
+        if found.status == NO_SOURCE and not told:
+            _chronyc(["burst", "3/6"], socket)
+            told = True
         time.sleep(1)
 
 

@@ -21,6 +21,8 @@ class Server:
 
     def __init__(self, offset):
         self.offset = offset
+        self.asked = 0
+        self.silent = False
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.bind(("127.0.0.1", 0))
         self.port = self._socket.getsockname()[1]
@@ -34,7 +36,9 @@ class Server:
         while True:
             try:
                 request, client = self._socket.recvfrom(512)
-                self._socket.sendto(self._answer(request), client)
+                self.asked += 1
+                if not self.silent:
+                    self._socket.sendto(self._answer(request), client)
             except OSError:  # closed
                 return
 
@@ -54,10 +58,10 @@ def chronyd(tmp_path):
         pytest.skip("needs the package chrony")
     started = []
 
-    def start(*ports):
+    def start(*ports, polls="iburst minpoll 0 maxpoll 0"):
         folder = tmp_path / "chrony"
         folder.mkdir(mode=0o700)
-        lines = [f"server 127.0.0.1 port {port} iburst minpoll 0 maxpoll 0" for port in ports]
+        lines = [f"server 127.0.0.1 port {port} {polls}" for port in ports]
         lines += [f"pidfile {folder}/pid", f"bindcmdaddress {folder}/socket", "cmdport 0", "port 0"]
         (folder / "conf").write_text("\n".join(lines) + "\n")
         command = ["chronyd", "-x", "-d", "-u", "root", "-f", str(folder / "conf")]
@@ -122,6 +126,19 @@ def test_a_server_that_is_silent_is_no_source(minion, chronyd, ntp):
     assert result["result"] is False
     assert result["comment"].startswith("no source")
     assert "127.0.0.1" in result["comment"]
+
+
+def test_a_server_that_is_reached_again_is_asked_at_once(minion, chronyd, ntp):
+    """Left alone, chronyd asks it again after a minute."""
+    server = ntp()
+    server.silent = True
+    command_socket = chronyd(server.port, polls="minpoll 6 maxpoll 6")
+    deadline = time.monotonic() + 30
+    while not server.asked and time.monotonic() < deadline:
+        time.sleep(0.1)
+    server.silent = False
+    result = synchronised(minion(), command_socket, wait=25)
+    assert result["result"] is True, result
 
 
 def test_a_chronyd_that_does_not_run_is_told_apart(minion, tmp_path):

@@ -121,7 +121,7 @@ class Run:
             begin()
             broken = time.time()
             moment = datetime.fromtimestamp(broken, timezone.utc).isoformat()
-            if name.startswith("cut off"):  # or there would be nothing to lose
+            if name == "cut off":  # or there would be nothing to lose
                 self._wait_for_orders_inside(broken, 15)
             time.sleep(self.chance.uniform(0, 5))
         with self.told.story.step(f"`orch.failover` to {SOUTH}"):

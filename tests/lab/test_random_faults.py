@@ -15,7 +15,7 @@ import pytest
 
 from lab import demo, demo_full, jepsen
 
-# Not seen to go through yet, so it is not among what every run must pass.
+# A stack of its own, for minutes.
 pytestmark = pytest.mark.nightly
 
 #: Seconds that rounds are begun for.

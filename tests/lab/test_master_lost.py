@@ -19,10 +19,10 @@ pytestmark = pytest.mark.nightly
 
 ASKED = {"confirm": "example", "declared_by": "a test"}
 OFF = {"north": "its power is cut"}
-#: One documented command; the rest is the machine's own, which has the state tree from the bundle alone.
+#: One documented command; the machine has neither state tree nor artifacts but from the bundle.
 START = """
 export RESTIC_REPOSITORY_FILE=/root/bundle.url RESTIC_PASSWORD_FILE=/root/recovery.key
-umount /srv/saltext-openhim /srv/secrets /srv/pillar
+umount /srv/saltext-openhim /srv/artifacts /srv/secrets /srv/pillar
 restic dump latest /etc/salt/openhim-start.sh | sh
 """
 

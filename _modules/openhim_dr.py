@@ -165,8 +165,8 @@ def positions(stopped=False):
     out.
 
     stopped
-        Whether to look into the data of those that do not run, too: a mongod is started on it for
-        some seconds, which nobody else reaches.
+        Whether to look into the data of those that do not run, or end after each start, too: a
+        mongod is started on it for some seconds, which nobody else reaches.
 
     CLI Example:
 

@@ -81,8 +81,8 @@ def is_used_on(data: Path) -> bool:
 
     MongoDB does not undo what a majority had acknowledged: a member that must, after its site was
     given up, ends seconds after each start. So one that began less than :data:`STEADY` seconds ago
-    (it writes its lock then) is waited for, until it has ended or is older; for as long at most, for
-    the clock may have been wrong when it began.
+    (it writes its lock then) is waited for, until it has ended or is older; and as long at most,
+    for the clock may have been wrong when it began.
     """
     until = time.monotonic() + STEADY
     while is_used(data):

@@ -52,6 +52,10 @@ class Locked(RepositoryError):
     """Another process holds the repository; or one died and left its lock."""
 
 
+class LockGone(Locked):
+    """Another process took its lock away just as it was to be read; asked again, it is no more."""
+
+
 class Damaged(RepositoryError):
     """The repository, or what was read from it, is not what was stored."""
 
@@ -184,6 +188,7 @@ _WORDS: dict[type[RepositoryError], str] = {
         "the repository is locked by another process. Wait for it; "
         "if that process died, remove its stale lock"
     ),
+    LockGone: "another process ended just as its lock was to be read. Do it again",
     Damaged: (
         "the repository is damaged: what it holds is not what was stored. "
         "Use another repository, and check this one with all its data"
@@ -194,10 +199,14 @@ _WORDS: dict[type[RepositoryError], str] = {
 
 _RETRYING = re.compile(r"returned error, retrying")
 _EOF = re.compile(r"EOF|ReadFull", re.IGNORECASE)
-#: What no retry changes. A missing object is final for contents only: a lock may just be gone.
+#: What no retry changes.
 _FINAL = (Full, ReadOnly, AppendOnly, AccessDenied)
 _CONTENTS_MISSING = re.compile(
     r"Load\(<(data|index)/.*(no such file|does not exist|not found)", re.IGNORECASE
+)
+#: Until 0.17 restic looks 43 s for a lock that another process took away (its issue 1523).
+_LOCK_GONE = re.compile(
+    r"Load\(<lock/.*(no such file|does not exist|not found|NoSuchKey)", re.IGNORECASE
 )
 #: A file is where a folder of the repository should be; over a network others may see to it.
 _IN_THE_WAY = re.compile(r"(Save|Load)\(<\w+/.*not a directory")
@@ -241,6 +250,8 @@ def final(where: str, line: str, secrets: Sequence[str] = ()) -> RepositoryError
     """The error, when a line says that restic retries what cannot succeed; else None."""
     if not _RETRYING.search(line):
         return None
+    if _LOCK_GONE.search(line):
+        return _worded(LockGone, where, line, None, secrets)
     on_disk = _CUT_SHORT.search(line) or _IN_THE_WAY.search(line)
     damaged = bool((on_disk and not _REMOTE.match(where)) or _CONTENTS_MISSING.search(line))
     kind = Damaged if damaged else cause(line)

@@ -1,7 +1,8 @@
 """One restic repository: open it, store streams in it, read them back, copy, forget, check.
 
 Works with restic 0.14 (Debian 12) and newer. 0.14 tells an error by its text alone, waits for no
-lock and tells a snapshot's short ID only; all three are made up for here.
+lock, looks for minutes for one that was just taken away, and tells a snapshot's short ID only; all
+of it is made up for here.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from saltext.openhim.backup.failures import (
     Damaged,
     Full,
     Locked,
+    LockGone,
     NoRepository,
     NotStored,
     ReadOnly,
@@ -75,6 +77,11 @@ LONGEST = 24 * 3600.0
 RENEWED = 630.0
 #: restic takes a lock that is older for stale (seconds); a little less, for the time in between.
 _STALE = 1800 - 300
+
+#: From this version on restic waits well for another process's lock by itself.
+_WAITS = (0, 17)
+#: How often in a row a lock may be taken away while it is read.
+_STUMBLES = 5
 
 _SNAPSHOT_ID = re.compile(r"[0-9a-f]{64}")
 #: What restic says when ssh ended, whyever.
@@ -497,8 +504,9 @@ class Repository:
         """Who holds the repository now, or died and left a lock."""
         found = []
         for identity in self._ask(["list", "locks", "--no-lock"]).split():
-            with contextlib.suppress(NotStored, Damaged):  # gone meanwhile
-                entry = json.loads(self._ask(["cat", "lock", identity, "--no-lock"]))
+            with contextlib.suppress(NotStored, Damaged, LockGone):  # gone meanwhile
+                told = self._run(["cat", "lock", identity, "--no-lock"]).finish(self.timeout)
+                entry = json.loads(told)
                 found.append(
                     Lock(
                         id=identity,
@@ -554,7 +562,7 @@ class Repository:
         command += ["--cache-dir", str(self.cache_dir)] if self.cache_dir else ["--no-cache"]
         for option in [*self.options, *(source.options if source else ())]:
             command += ["--option", option]
-        if restic.version(self.program) >= (0, 16) and verb in _LOCKING:
+        if restic.version(self.program) >= _WAITS and verb in _LOCKING:
             command += ["--retry-lock", f"{int(self.lock_wait)}s"]
         piped = {
             "RESTIC_PASSWORD_FILE": self.password,
@@ -605,6 +613,19 @@ class Repository:
 
         return self._patiently(once)
 
+    def _remove_own_lock(self) -> None:
+        """Remove the lock that a restic of this host may have left, which we interrupted.
+
+        Not while a clock may be wrong: a living process's lock would look old, too. What is left
+        then keeps nobody from storing, and :meth:`unlock_stale` removes it.
+        """
+        with contextlib.suppress(RepositoryError):
+            hurried = self._hurried()
+            there = hurried.locks()
+            hurried._refuse_future(there)
+            if there and not any(map(_looks_old, there)):
+                hurried._run(["unlock"]).finish(hurried.timeout)
+
     def _run_with_new_password(self, arguments: Sequence[str], password: str) -> Run:
         """restic has no variable for a new key's password: a pipe as a file, named as argument."""
         ours, theirs = os.pipe()
@@ -620,10 +641,16 @@ class Repository:
     def _patiently(self, action: Callable[[], _Answer]) -> _Answer:
         """Try again while another process holds the repository; 0.14 does not wait by itself."""
         deadline = clock.monotonic() + self.lock_wait
-        pause, wordless = 0.5, 3
+        pause, wordless, stumbles = 0.5, 3, _STUMBLES
         while True:
             try:
                 return action()
+            except LockGone:
+                stumbles -= 1
+                if not stumbles:
+                    raise
+                self._remove_own_lock()
+                continue
             except Locked:
                 if clock.monotonic() + pause > deadline:
                     raise
@@ -651,7 +678,7 @@ class Repository:
 
         def once() -> Run:
             run = self._run(arguments, feed=feed)
-            if restic.version(self.program) >= (0, 16):
+            if restic.version(self.program) >= _WAITS:
                 return run  # it waits for the lock by itself
             if not run.first_line.wait(self.timeout):
                 run.abort(run.silent(self.timeout))

@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -173,6 +174,67 @@ def test_a_stale_lock_is_told_and_removed_on_request(local, stale_lock):
         local.store_stream(lambda out: out.write(b"x"), "a")
     assert local.unlock_stale() == [lock]
     local.store_stream(lambda out: out.write(b"x"), "a")
+
+
+#: Is restic; the first time, another's lock is there when restic looks, and gone when it reads it.
+STUMBLES = """#!{python}
+import os, sys
+locks, lock, began, late = {locks!r}, {lock!r}, {began!r}, {late}
+
+def restic():
+    os.execvp("restic", ["restic", *sys.argv[1:]])
+
+try:
+    sys.argv[1] == "version" or os.mkdir(began)
+except FileExistsError:
+    restic()
+if sys.argv[1] == "version":
+    restic()
+said, says = os.pipe()
+real = os.dup(2)
+late or os.symlink("/nowhere", lock)
+if os.fork():  # who was started becomes restic, for it gets the signals
+    os.dup2(says, 2)
+    restic()
+os.close(says)
+os.closerange(0, 3)
+while late and not os.listdir(locks):
+    pass
+late and os.symlink("/nowhere", lock)
+for line in open(said):
+    if "Load(<lock/" in line and os.path.lexists(lock):
+        os.unlink(lock)
+    os.write(real, line.encode())
+"""
+
+
+def ask_for_snapshots(repository):
+    assert repository.snapshots() == []
+
+
+def store(repository):
+    repository.store_stream(lambda out: out.write(b"x"), "a")
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["before its own lock", "after its own lock"])
+@pytest.mark.parametrize("action", [ask_for_snapshots, store])
+def test_a_lock_that_goes_while_it_is_read_costs_a_second_try(local, tmp_path, late, action, soon):
+    locks = Path(local.url, "locks")
+    began, program = tmp_path / "began", tmp_path / "stumbling"
+    program.write_text(
+        STUMBLES.format(
+            python=sys.executable,
+            locks=str(locks),
+            lock=str(locks / ("ab" * 32)),
+            began=str(began),
+            late=late,
+        )
+    )
+    program.chmod(0o755)
+    local.program = str(program)
+    action(local)
+    assert began.exists()
+    assert list(locks.iterdir()) == []
 
 
 def test_who_stops_reading_half_way_leaves_no_lock(local):

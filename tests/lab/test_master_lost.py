@@ -61,7 +61,8 @@ def test_an_empty_machine_becomes_the_master(running):
     new.write("/root/bundle.url", url, mode=0o600)
     done = new.run(["/bin/sh", "-c", START], timeout=180)
     assert "The master of example is back" in done.stderr
-    running.master.wait_for(["south-core", "south-db1", "west-backup"])
+    running.master.wait_for(["master", "south-core", "south-db1", "west-backup"])
+    assert failures(highstate(running, "master")) == []
 
 
 def test_it_carries_out_the_failover(running, log):

@@ -2,7 +2,7 @@
 
 It holds the master's configuration, its key pair and the minions' keys, the state tree, the whole
 pillar with the key that decrypts it, and the recovery record; and a script, ``openhim-start.sh``,
-which puts them back on an empty machine and starts the master. Each of its repositories is a restic
+which puts them back on an empty machine and starts the master, and its minion. Each of its repositories is a restic
 repository of its own, with no other password than the recovery key.
 """
 
@@ -215,6 +215,8 @@ def script(
 ) -> str:
     """``openhim-start.sh``: puts a bundle back on an empty machine and starts the master.
 
+    The machine's minion is started too, when the bundle holds its configuration.
+
     paths: what the bundle holds, for the owners of its files: on another machine the same user has
     another number.
     """
@@ -295,6 +297,10 @@ until salt_run --out=quiet saltutil.sync_all >/dev/null 2>&1; do
   test $$tries -lt 60 || stop "the master does not answer; look at journalctl -u salt-master"
   sleep 1
 done
+# As a minion this machine stores the next bundles, and is told what the stack is told.
+if test -z "$${START_MASTER:-}" && test -s $configuration/minion; then
+  systemctl enable salt-minion && systemctl restart salt-minion
+fi
 
 say "3/3 Asking it for the stack $stack ..."
 plan="$$(salt_run --out=json openhim_dr.backup_plan $stack)"
@@ -304,5 +310,6 @@ case "$$plan" in
 esac
 salt_run openhim_dr.history $stack
 say "The master of $stack is back. Minions find it by the name in their configuration: give that"
-say "name this machine's address, then run: salt '*' test.ping"
+say "name this machine's address, then run: salt '*' test.ping; and a highstate on this machine's"
+say "own minion, which stores the start bundle from now on."
 """

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from saltext.openhim import fence_host, gate, gate_host, settings, systemd, told
 from saltext.openhim.backup import declaration
@@ -24,6 +24,8 @@ from saltext.openhim.mongo.connection import Observation
 from saltext.openhim.recovery.epochs import Epoch, known, plain
 from saltext.openhim.recovery.observations import STOPPED
 from saltext.openhim.settings import Host, Stack
+
+_Found = TypeVar("_Found")
 
 #: A member that is not further behind than this has caught up: MongoDB itself lets it take over.
 FRESH_SECONDS = 2.0
@@ -48,14 +50,17 @@ def look(pillar: Mapping[str, Any], minion_id: str, repositories: bool = False) 
     """
     stack = settings.from_pillar(pillar)
     host = stack.host(minion_id)
-    observed = _observed(pillar, stack, host)
     cores = {core.id: core for core in stack.hosts_with("core")}
-    return {
-        "members": {name: _described(one) for name, one in observed.items()},
-        "cores": _together(cores, lambda name: _core(stack, host, cores[name])),
-        "repositories": _repositories(pillar, minion_id) if repositories else {},
-        **_own(stack, host, observed),
-    }
+    # At the same time: what is gone costs one timeout, and not one for each kind.
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        running = pool.submit(_together, cores, lambda name: _core(stack, host, cores[name]))
+        observed = _observed(pillar, stack, host)
+        return {
+            "members": {name: _described(one) for name, one in observed.items()},
+            "cores": running.result(),
+            "repositories": _repositories(pillar, minion_id) if repositories else {},
+            **_own(stack, host, observed),
+        }
 
 
 def own(pillar: Mapping[str, Any], minion_id: str) -> dict[str, Any]:
@@ -90,16 +95,21 @@ def _own(stack: Stack, host: Host, observed: Mapping[str, Observation]) -> dict[
 
 def _observed(pillar: Mapping[str, Any], stack: Stack, host: Host) -> dict[str, Observation]:
     """Every declared member, each as this host reaches it; its own one by the loopback."""
-    found: dict[str, Observation] = {}
-    for name in sorted(stack.replica_sets):
-        here = connection.vantage(pillar, host.id, name)
+
+    # Salt's pillar is there for the thread that was called, and for no other.
+    sets = {name: connection.vantage(pillar, host.id, name) for name in sorted(stack.replica_sets)}
+
+    def seen(name: str) -> dict[str, Observation]:
+        here = sets[name]
         mine = _name(here)
         others = [m.name for m in here.replica_set.members if m.name != mine]
-        seen = connection.probe_all(others, here.access)
-        found |= {f"{name}/{member}": one for member, one in seen.items()}
+        found = connection.probe_all(others, here.access)
         if mine:
-            found[f"{name}/{mine}"] = _own_member(here)
-    return found
+            found[mine] = _own_member(here)
+        return found
+
+    by_set = _together(sets, seen)
+    return {f"{name}/{one}": what for name, found in by_set.items() for one, what in found.items()}
 
 
 def _name(here: connection.Vantage) -> str | None:
@@ -232,7 +242,7 @@ def _repository(backups: declaration.Backups, name: str) -> str:
     return RUNNING
 
 
-def _together(names: Iterable[str], looked: Callable[[str], str]) -> dict[str, str]:
+def _together(names: Iterable[str], looked: Callable[[str], _Found]) -> dict[str, _Found]:
     names = list(names)
     with ThreadPoolExecutor(max_workers=max(1, len(names))) as pool:
         return dict(zip(names, pool.map(looked, names), strict=True))

@@ -2,8 +2,8 @@
 
 It holds the master's configuration, its key pair and the minions' keys, the state tree, the whole
 pillar with the key that decrypts it, and the recovery record; and a script, ``openhim-start.sh``,
-which puts them back on an empty machine and starts the master, and its minion. Each of its repositories is a restic
-repository of its own, with no other password than the recovery key.
+which puts them back on an empty machine and starts the master, and its minion. Each of its
+repositories is a restic repository of its own, with no other password than the recovery key.
 """
 
 from __future__ import annotations
@@ -310,6 +310,6 @@ case "$$plan" in
 esac
 salt_run openhim_dr.history $stack
 say "The master of $stack is back. Minions find it by the name in their configuration: give that"
-say "name this machine's address, then run: salt '*' test.ping; and a highstate on this machine's"
-say "own minion, which stores the start bundle from now on."
+say "name this machine's address, then run: salt '*' test.ping. Then saltutil.sync_all and a"
+say "highstate on this machine's own minion: it stores the start bundle from now on."
 """

@@ -84,7 +84,15 @@ def failover_plan(
 
 
 def failover_declare(
-    to_site, confirm, reason, declared_by, disrupted_at=None, attest=None, force=None, silent=()
+    to_site,
+    confirm,
+    reason,
+    declared_by,
+    disrupted_at=None,
+    attest=None,
+    force=None,
+    silent=(),
+    planned_within=0,
 ):
     """
     Write the decision into the recovery record, once it is allowed. A failover that was declared
@@ -93,6 +101,11 @@ def failover_declare(
     silent
         Hosts that were silent when :py:func:`failover_plan` asked a moment ago (its ``unseen``).
         They are asked again, and not waited for again.
+
+    planned_within
+        Seconds. Evidence that this same process has gathered so short a time ago counts, and nobody
+        is asked again: for an orchestration that has planned, and declares at once.
+        :py:func:`secure` asks everybody again before anything is promoted.
 
     Other parameters as in :py:func:`failover_plan`.
 
@@ -106,6 +119,7 @@ def failover_declare(
     return _declare(
         *("failover", to_site, confirm, reason, declared_by, disrupted_at, attest, force),
         silent=silent,
+        planned_within=planned_within,
     )
 
 
@@ -187,13 +201,21 @@ def core_plan(
 
 
 def core_declare(
-    to_site, confirm, reason, declared_by, host="", disrupted_at=None, attest=None, silent=()
+    to_site,
+    confirm,
+    reason,
+    declared_by,
+    host="",
+    disrupted_at=None,
+    attest=None,
+    silent=(),
+    planned_within=0,
 ):
     """
     Write the decision that OpenHIM alone moves into the recovery record, once it is allowed.
-    Parameters as in :py:func:`core_plan`, ``silent`` as in :py:func:`failover_declare`. One that
-    was declared and not completed is continued. At the active site itself it is only judged once
-    more; there is nothing to record.
+    Parameters as in :py:func:`core_plan`, ``silent`` and ``planned_within`` as in
+    :py:func:`failover_declare`. One that was declared and not completed is continued. At the active
+    site itself it is only judged once more; there is nothing to record.
 
     CLI Example:
 
@@ -206,6 +228,7 @@ def core_declare(
         *("core", to_site, confirm, reason, declared_by, disrupted_at, attest, None),
         host=host,
         silent=silent,
+        planned_within=planned_within,
     )
 
 
@@ -706,6 +729,7 @@ def _plan(
     declaring=False,
     host="",
     silent=(),
+    planned_within=0,
 ):
     try:
         if disrupted_at is not None:
@@ -721,7 +745,10 @@ def _plan(
         if verb == "core":
             host = _host_of(asked, to_site, host)
         request = Request(verb, to_site, confirm, reason, declared_by, host=host, force=forced)
-        seen = evidence.gather(asked, remember=not __opts__.get("test"))
+        if planned_within:
+            seen = evidence.of_just_now(asked, planned_within)
+        else:
+            seen = evidence.gather(asked, remember=not __opts__.get("test"))
         return {**_planned(asked, request, seen, declaring), "attested": words}
     except (OpenHIMError, TypeError) as error:
         # A question deserves an answer, not a traceback: what cannot be planned is refused.
@@ -825,12 +852,14 @@ def _declare(
     force,
     host="",
     silent=(),
+    planned_within=0,
 ):
     plan = _plan(
         *(verb, to_site, confirm, reason, declared_by, disrupted_at, attest, force),
         declaring=True,
         host=host,
         silent=silent,
+        planned_within=planned_within,
     )
     if plan["refusals"]:
         raise CommandExecutionError(f"the {verb} is refused:\n" + "\n".join(plan["refusals"]))

@@ -32,7 +32,7 @@ The distant member of {{ set }} may become the primary:
 The decision is on record:
   salt.runner:
     - name: openhim_dr.failover_declare
-    - kwarg: {{ dict(request, silent=plan.unseen) | json }}
+    - kwarg: {{ dict(request, silent=plan.unseen, planned_within=15) | json }}
     - failhard: true
 
 Every host that is left knows it:

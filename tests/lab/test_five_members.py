@@ -491,3 +491,31 @@ def test_a_highstate_after_the_move_confirms_it_and_changes_nothing(five):
     assert versions(five) == before
     found = five.master.salt(["south-core"], "openhim.synthetic")["south-core"]
     assert found["status"] == "Successful"
+
+
+def test_the_site_that_is_back_rejoins_and_its_members_vote_again(five):
+    north = ["north-core", "north-db1", "north-db2"]
+    five.lab.boot_site("north")
+    five.master.wait_for(north)
+    request = {
+        "site": "north",
+        "confirm": "five",
+        "declared_by": "a test",
+        "reason": "north has power again",
+    }
+    five.master.orchestrate("orch.rejoin", {"rejoin": request})
+    (epoch,) = recoveries(five)
+    assert [one["site"] for one in epoch["rejoins"]] == ["north"]
+    assert epoch["lost_sites"] == []
+    for name in ("main", "audit"):
+        config = set_config(five, name)
+        assert all(member["votes"] for member in config["members"]), name
+    # OpenHIM stays where it went, and so do the writes: back is a move of its own.
+    assert primaries(five) == ["audit/south-db1", "main/south-db1"]
+    assert openhim_runs(five, "south-core")
+    assert not openhim_runs(five, "north-core")
+    results = highstate(five)
+    assert failures(results) == []
+    assert changed(results) == []
+    url = core_config(five, "south-core")["mongo"]["url"]
+    assert python(five, "south-core", WRITE, url=url, text="on every site again")["said"] == ""

@@ -27,6 +27,10 @@ LOOK_INTO_DATA_TIMEOUT = 180
 MASTER = "the master"
 
 
+#: Stack → when this process gathered evidence of it last, in answer to what, and what it was.
+_LAST: dict[str, tuple[float, Question, Evidence]] = {}
+
+
 @dataclass(frozen=True)
 class Question:
     """A stack as the master knows it before it asks anybody.
@@ -108,7 +112,23 @@ def gather(asked: Question, repositories: bool = False, remember: bool = True) -
     evidence = _with_powers(asked, evidence) if asked.power else evidence
     evidence = _with_witnesses(asked, evidence)
     evidence = _with_histories(asked, evidence) if asked.sites else evidence
-    return replace(evidence, last_committed=_last_committed(asked, evidence, remember))
+    found = replace(evidence, last_committed=_last_committed(asked, evidence, remember))
+    _LAST[asked.now.name] = (time.monotonic(), asked, found)
+    return found
+
+
+def of_just_now(asked: Question, seconds: float) -> Evidence:
+    """The evidence that this process gathered within ``seconds`` upon the same record, for a
+    decision that follows its preview; where there is none, it is gathered now.
+
+    What a person attests with the present question is in it, and nothing that was attested then.
+    """
+    when, then, found = _LAST.get(asked.now.name, (0.0, None, None))
+    if found is None or then is None or time.monotonic() - when > seconds:
+        return gather(asked)
+    if (then.history, then.pillar, then.sites) != (asked.history, asked.pillar, asked.sites):
+        return gather(asked)
+    return replace(found, attestations=_attestations(asked))
 
 
 def with_own_words(

@@ -5,6 +5,7 @@ There is no systemd here: the timers are booked by the test. That they fire is t
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 from datetime import datetime, timedelta
@@ -478,3 +479,20 @@ def test_the_master_is_told_once_and_later_if_it_is_away(load, pillar, places):
     ]
     assert told[0][1]["text"].startswith(f"The emergency account {NAME} of example was opened by")
     assert "password" not in json.dumps(told)
+
+
+def test_a_primary_that_hands_over_meanwhile_is_asked_again(load, pillar, places, monkeypatch):
+    """As members that are restarted in turn do, while another host's highstate looks."""
+    handed = []
+    real = mongodb_user.primary
+
+    @contextlib.contextmanager
+    def handing_over(way):
+        with real(way) as client:
+            if not handed:
+                handed.append(client.admin.command("replSetStepDown", 1, force=True))
+            yield client
+
+    monkeypatch.setattr(mongodb_user, "primary", handing_over)
+    result = load(pillar).states["openhim_break_glass.kept_to_time"]("no account", **places)
+    assert (result["result"], len(handed)) == (True, 1), result["comment"]

@@ -118,3 +118,39 @@ def test_without_a_lease_nobody_is_asked_for_one(gathered, fleet):
 def test_who_was_silent_a_moment_ago_is_asked_and_not_waited_for_again(fleet, gathered, enabled):
     gathered(silent=("north-db1",), enabled=enabled)
     assert fleet.not_waited_for == {"north-db1"}
+
+
+@pytest.fixture
+def question(fleet, gathered, tmp_path):
+    """What a plan asked a moment ago, when one host answered; another answers since."""
+    opts = {"ext_pillar": [{"openhim_recovery": str(tmp_path)}]}
+    fleet.sees("south-core")
+    gathered()
+    fleet.sees("south-db1")
+    return lambda *attested: evidence.question(opts, "example", attested)
+
+
+def test_a_decision_right_after_its_plan_asks_nobody_again(question):
+    assert set(evidence.of_just_now(question(), 15).heard) == {"south-core"}
+
+
+def test_what_is_attested_with_the_decision_counts_and_nothing_of_the_plan_s(question):
+    words = {"site": "north", "by": "Ada", "words": "off", "at": "now"}
+    (attested,) = evidence.of_just_now(question(words), 15).attestations
+    assert (attested.site, attested.by) == ("north", "Ada")
+    assert evidence.of_just_now(question(), 15).attestations == ()
+
+
+def test_a_decision_long_after_its_plan_asks_everybody_again(question):
+    assert set(evidence.of_just_now(question(), 0).heard) == {"south-core", "south-db1"}
+
+
+def test_a_decision_after_another_recovery_asks_everybody_again(question):
+    asked = replace(question(), history=(epoch(),))
+    assert set(evidence.of_just_now(asked, 15).heard) == {"south-core", "south-db1"}
+
+
+def test_a_decision_upon_another_declaration_asks_everybody_again(question):
+    asked = question()
+    asked = replace(asked, pillar={**asked.pillar, "another": True})
+    assert set(evidence.of_just_now(asked, 15).heard) == {"south-core", "south-db1"}

@@ -86,7 +86,7 @@ def test_nothing_is_promoted_before_every_host_was_seen_to_know_the_epoch(steps)
 def test_nobody_waits_again_for_who_was_silent_for_the_plan(name, plan):
     steps = rendered(name, plan, **REQUEST)
     _, declared = steps["The decision is on record"]
-    assert declared["kwarg"] == {**REQUEST, "silent": PLAN["unseen"]}
+    assert declared["kwarg"] == {**REQUEST, "silent": PLAN["unseen"], "planned_within": 15}
     (secured,) = (one for _, one in steps.values() if one.get("name") == "openhim_dr.secure")
     assert secured["kwarg"] == {**REQUEST, "verb": name, "silent": PLAN["unseen"]}
 

@@ -7,10 +7,11 @@ itself says (``customData``), so that any host with a member can end it.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pymongo import MongoClient
 from saltext.openhim.break_glass.account import Account
@@ -19,6 +20,7 @@ from saltext.openhim.mongo import config
 from saltext.openhim.mongo.connection import (
     KEYFILE,
     Access,
+    NotPrimary,
     Vantage,
     connected,
     explained,
@@ -26,6 +28,10 @@ from saltext.openhim.mongo.connection import (
 
 #: Under this key of ``customData`` the account is kept.
 MARK = "saltext_openhim_break_glass"
+
+#: Seconds for a set to have a primary again that stays: its members may be restarted in turn.
+_PATIENCE = 60
+_Answer = TypeVar("_Answer")
 
 
 def where(vantage: Vantage, keyfile: str | None = None) -> dict[str, Any]:
@@ -40,8 +46,7 @@ def where(vantage: Vantage, keyfile: str | None = None) -> dict[str, Any]:
         "keyfile": keyfile or config.KEYFILE_PATH,
         "tls_ca_file": vantage.access.tls_ca_file,
     }
-    with primary(way) as client:
-        client.admin.command("usersInfo", "nobody")
+    _done(way, lambda client: client.admin.command("usersInfo", "nobody"))
     return way
 
 
@@ -54,25 +59,27 @@ def make(account: Account, password: str) -> None:
         "customData": {MARK: account.plain()},
         "writeConcern": {"w": "majority"},
     }
-    with primary(account.mongodb) as client:
+
+    def written(client: Any) -> None:
         command = "updateUser" if _found(client, account.name) else "createUser"
         client.admin.command(command, account.name, **options)
         if not _found(client, account.name):
             raise OpenHIMError(f"the user {account.name} was made, and is not there")
 
+    _done(account.mongodb, written)
+
 
 def remembered(way: Mapping[str, Any]) -> list[Account]:
     """The accounts that are users of the set."""
-    with primary(way) as client:
-        found = client.admin.command({"usersInfo": 1, "showCustomData": True})["users"]
+    asked = {"usersInfo": 1, "showCustomData": True}
+    found = _done(way, lambda client: client.admin.command(asked))["users"]
     marks = [one["customData"][MARK] for one in found if MARK in (one.get("customData") or {})]
     return [Account.of({**mark, "mongodb": dict(way)}) for mark in marks]
 
 
 def exists(account: Account) -> bool:
     """Whether the set has a user of this name."""
-    with primary(account.mongodb) as client:
-        return _found(client, account.name)
+    return _done(account.mongodb, lambda client: _found(client, account.name))
 
 
 def remove(account: Account) -> None:
@@ -80,7 +87,8 @@ def remove(account: Account) -> None:
 
     In this order, for a user's operations can be ended only while it is known.
     """
-    with primary(account.mongodb) as client:
+
+    def removed(client: Any) -> None:
         if _found(client, account.name):
             shut = {"pwd": secrets.token_urlsafe(24), "roles": []}
             majority = {"w": "majority"}
@@ -91,6 +99,8 @@ def remove(account: Account) -> None:
         if _found(client, account.name):
             raise OpenHIMError(f"the user {account.name} was dropped, and is still there")
 
+    _done(account.mongodb, removed)
+
 
 def _end_sessions(member: str, account: Account) -> None:
     pattern = [{"user": account.name, "db": "admin"}]
@@ -100,6 +110,20 @@ def _end_sessions(member: str, account: Account) -> None:
     except Unreachable:
         # A member that is away learns that the user is gone before it has newer data to show.
         return
+
+
+def _done(way: Mapping[str, Any], action: Callable[[Any], _Answer]) -> _Answer:
+    """What is done with the set's primary. Where it hands over meanwhile, it is done again with the
+    next one: all of it can be done twice."""
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            with primary(way) as client:
+                return action(client)
+        except NotPrimary:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
 
 
 @contextmanager

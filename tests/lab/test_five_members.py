@@ -518,4 +518,4 @@ def test_the_site_that_is_back_rejoins_and_its_members_vote_again(five):
     assert failures(results) == []
     assert changed(results) == []
     url = core_config(five, "south-core")["mongo"]["url"]
-    assert python(five, "south-core", WRITE, url=url, text="on every site again")["said"] == ""
+    assert python(five, "south-core", WRITE, url=url, text="with north again")["said"] == ""

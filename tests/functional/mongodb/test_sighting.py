@@ -9,6 +9,7 @@ from saltext.openhim import settings, told
 from saltext.openhim.recovery import layout, reports
 from saltext.openhim.recovery.epochs import plain
 from saltext.openhim.recovery.observations import PRIMARY, SECONDARY, Evidence, Saw, Status
+from saltext.openhim.recovery.verdicts import Request, verdict
 from saltext.openhim.settings import EPOCH_TAG
 
 from tests.functional.mongodb.conftest import THREE
@@ -96,6 +97,17 @@ def test_credentials_that_are_refused_are_no_absence(ill, loaders):
     seen = {look.subject: look for look in found.heard["south-db1"].members}
     assert {look.set_id for look in seen.values()} == {"not ours"}
     assert found.members[name(ill, "north-db1")].alive
+
+
+def test_who_has_no_key_says_nothing_of_whose_members_they_are(ill, loaders):
+    """Such as a host of OpenHIM: it would make a healthy stack look like two."""
+    without = copy.deepcopy(ill.pillar)
+    for key in FOREIGN:
+        without["openhim"]["secrets"].pop(key, None)
+    found = evidence(ill, loaders, {"south-db1": without})
+    seen = {look.subject: look for look in found.heard["south-db1"].members}
+    assert {look.set_id for look in seen.values()} == {None}
+    assert verdict(found, Request("provision", "")).reasons == ()
 
 
 def test_a_frozen_member_is_silent_and_alive_and_a_killed_one_is_unknown(ill, loaders):

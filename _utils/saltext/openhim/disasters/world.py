@@ -424,8 +424,24 @@ class World:
         if host.egress_denied:
             report = replace(report, egress_denied=True)
         if host.compared:
-            report = replace(report, diverged=host.compared[0], kept=host.compared[1])
-        return report
+            return replace(report, diverged=host.compared[0], kept=host.compared[1])
+        return replace(report, diverged=False) if self._follows(host) else report
+
+    def _follows(self, host: Here) -> bool:
+        """Whether the master, asking each set's primary, finds there what a host's members have. Of
+        a site that was given up nobody knows before it was looked at."""
+        newest = known(self._records).current
+        if newest and host.site in newest.still_lost:
+            return False
+        for member in self._layout.members:
+            if member.host != host.id:
+                continue
+            if len(self._primaries[member.set]) != 1 or not self._runs(host):
+                return False
+            (leader,) = (self.hosts[one] for one in self._primaries[member.set])
+            if not self._hears(leader) or host.config != leader.config:
+                return False
+        return True
 
     def _sighting(self, host: Here) -> dict[str, Any]:
         """The plain values in which a host answers: :func:`saltext.openhim.sighting.look`."""

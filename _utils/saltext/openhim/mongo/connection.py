@@ -404,6 +404,9 @@ def _observed_member(
         epoch=(hello.get("tags") or {}).get(EPOCH_TAG),
         committed=_committed(hello),
     )
+    if not (access.keyfile or access.operator_password):
+        # Who has no key cannot be turned away with it, and so says nothing of whose member it is.
+        return Observation(name, MEMBER, state=state, **found)
     try:
         with connected(address, access, KEYFILE if access.keyfile else OPERATOR) as client:
             status = client.admin.command("replSetGetStatus")

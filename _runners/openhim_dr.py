@@ -80,7 +80,8 @@ def failover_plan(
         salt-run openhim_dr.failover_plan to_site=south confirm=example reason=fire \
             declared_by=Ada attest='{"north": "its power is cut, seen by Ada"}'
     """
-    return _plan("failover", to_site, confirm, reason, declared_by, disrupted_at, attest, force)
+    asked = (to_site, confirm, reason, declared_by)
+    return _plan("failover", *asked, disrupted_at=disrupted_at, attest=attest, force=force)
 
 
 def failover_declare(
@@ -117,7 +118,10 @@ def failover_declare(
             declared_by=Ada attest='{"north": "its power is cut, seen by Ada"}'
     """
     return _declare(
-        *("failover", to_site, confirm, reason, declared_by, disrupted_at, attest, force),
+        *("failover", to_site, confirm, reason, declared_by),
+        disrupted_at=disrupted_at,
+        attest=attest,
+        force=force,
         silent=silent,
         planned_within=planned_within,
     )
@@ -148,7 +152,8 @@ def move_plan(
     """
     if verb not in _MOVES:
         return {"refusals": [f"verb: found {verb!r}; it is one of {', '.join(_MOVES)}"]}
-    return _plan(verb, to_site, confirm, reason, declared_by, disrupted_at, None, force)
+    asked = (to_site, confirm, reason, declared_by)
+    return _plan(verb, *asked, disrupted_at=disrupted_at, force=force)
 
 
 def move_declare(verb, to_site, confirm, reason, declared_by, disrupted_at=None, force=None):
@@ -165,7 +170,8 @@ def move_declare(verb, to_site, confirm, reason, declared_by, disrupted_at=None,
     """
     if verb not in _MOVES:
         raise CommandExecutionError(f"verb: found {verb!r}; it is one of {', '.join(_MOVES)}")
-    return _declare(verb, to_site, confirm, reason, declared_by, disrupted_at, None, force)
+    asked = (to_site, confirm, reason, declared_by)
+    return _declare(verb, *asked, disrupted_at=disrupted_at, force=force)
 
 
 def core_plan(
@@ -195,9 +201,8 @@ def core_plan(
         salt-run openhim_dr.core_plan to_site=south confirm=example reason='north lost power' \
             declared_by=Ada attest='{"north": "its power is cut, seen by Ada"}'
     """
-    return _plan(
-        *("core", to_site, confirm, reason, declared_by, disrupted_at, attest, None), host=host
-    )
+    asked = (to_site, confirm, reason, declared_by)
+    return _plan("core", *asked, disrupted_at=disrupted_at, attest=attest, host=host)
 
 
 def core_declare(
@@ -225,7 +230,9 @@ def core_declare(
             declared_by=Ada attest='{"north": "its power is cut, seen by Ada"}'
     """
     return _declare(
-        *("core", to_site, confirm, reason, declared_by, disrupted_at, attest, None),
+        *("core", to_site, confirm, reason, declared_by),
+        disrupted_at=disrupted_at,
+        attest=attest,
         host=host,
         silent=silent,
         planned_within=planned_within,
@@ -723,9 +730,10 @@ def _plan(
     confirm,
     reason,
     declared_by,
-    disrupted_at,
-    attest,
-    force,
+    *,
+    disrupted_at=None,
+    attest=None,
+    force=None,
     declaring=False,
     host="",
     silent=(),
@@ -841,26 +849,10 @@ def _seen(found):
     }
 
 
-def _declare(
-    verb,
-    to_site,
-    confirm,
-    reason,
-    declared_by,
-    disrupted_at,
-    attest,
-    force,
-    host="",
-    silent=(),
-    planned_within=0,
-):
-    plan = _plan(
-        *(verb, to_site, confirm, reason, declared_by, disrupted_at, attest, force),
-        declaring=True,
-        host=host,
-        silent=silent,
-        planned_within=planned_within,
-    )
+def _declare(verb, to_site, confirm, reason, declared_by, *, disrupted_at=None, **more):
+    asked = (to_site, confirm, reason, declared_by)
+    more["disrupted_at"] = disrupted_at
+    plan = _plan(verb, *asked, declaring=True, **more)
     if plan["refusals"]:
         raise CommandExecutionError(f"the {verb} is refused:\n" + "\n".join(plan["refusals"]))
     overlay = plan["overlay"]

@@ -12,7 +12,7 @@ from saltext.openhim.disasters import case
 
 from lab import disasters, stack
 
-# Not seen to go well on real hosts yet, so it is not among what every run must pass.
+# Six minutes of their own.
 pytestmark = pytest.mark.nightly
 
 #: In this order: what is undone at once comes first, what needs a boot comes last.

@@ -75,12 +75,13 @@ class Provider(threading.Thread):
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory) -> Iterator[stack.Stack]:
-    """The example, at a provider with a power switch."""
+    """The example with the gate, at a provider with a power switch."""
     pillar = tmp_path_factory.mktemp("declared") / "pillar"
     shutil.copytree(stack.EXAMPLE, pillar)
     file = pillar / "openhim" / "production.sls"
     declared = yaml.safe_load(file.read_text())
     declared["openhim"].setdefault("fencing", {})["power_off"] = SWITCH
+    declared["openhim"]["gate"] = {"enabled": True}
     file.write_text(yaml.safe_dump(declared))
     with stack.started(pillar) as found:
         yield found
@@ -138,6 +139,7 @@ def test_once_they_are_off_the_failover_goes_on_with_nobody_s_word(running, prov
 
 def test_a_host_that_has_power_again_stays_closed(running, provider):
     provider.end()
+    running.lab.rejoin_site("north")
     running.lab.boot_site("north")
     running.master.wait_for(NORTH)
     found = running.master.run("openhim_dr.preflight", "example", repositories=False)

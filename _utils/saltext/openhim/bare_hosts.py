@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import sys
 from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,9 @@ from saltext.openhim.mongo.status import until
 #: Seconds for a new minion to answer.
 PATIENCE = 180.0
 
+#: So many hosts are given a minion at the same time.
+AT_ONCE = 8
+
 
 def reach(opts: Mapping[str, Any], hosts: Mapping[str, str], profile: str) -> dict[str, str]:
     """Makes a minion of every host that does not answer as one; what was done, by host.
@@ -28,9 +34,9 @@ def reach(opts: Mapping[str, Any], hosts: Mapping[str, str], profile: str) -> di
     """
     silent = sorted(set(hosts) - fleet.present(opts, list(hosts)))
     done = {host: "has a minion" for host in hosts if host not in silent}
-    for host in silent:
-        _deploy(opts, host, hosts[host], profile)
-        done[host] = "was given a minion"
+    if silent:
+        _deploy_all(opts, {host: hosts[host] for host in silent}, profile)
+        done |= dict.fromkeys(silent, "was given a minion")
     missing = set(silent)
 
     def nobody_missing() -> bool:
@@ -47,11 +53,29 @@ def reach(opts: Mapping[str, Any], hosts: Mapping[str, str], profile: str) -> di
     return done
 
 
-def _deploy(opts: Mapping[str, Any], host: str, address: str, profile: str) -> None:
-    path = Path(opts["conf_file"]).with_name("cloud")
+def _deploy_all(opts: Mapping[str, Any], hosts: Mapping[str, str], profile: str) -> None:
+    """All at the same time, each in a process of its own: salt-cloud is not made for threads.
+
+    Raises OpenHIMError, naming every host that failed, after all had their turn.
+    """
+    path = str(Path(opts["conf_file"]).with_name("cloud"))
+    forked = multiprocessing.get_context("fork")
+    failed = []
+    with ProcessPoolExecutor(min(AT_ONCE, len(hosts)), mp_context=forked) as pool:
+        waiting = [pool.submit(_deploy, path, *one, profile) for one in hosts.items()]
+        for each in waiting:
+            try:
+                each.result()
+            except (OpenHIMError, BrokenProcessPool) as error:
+                failed.append(str(error))
+    if failed:
+        raise OpenHIMError("; ".join(failed))
+
+
+def _deploy(path: str, host: str, address: str, profile: str) -> None:
     try:
         # mypy takes the state tree's folder of the same name for the package.
-        client = salt.cloud.CloudClient(path=str(path))  # type: ignore[attr-defined]
+        client = salt.cloud.CloudClient(path=path)  # type: ignore[attr-defined]
         # What salt-cloud prints would stand in a runner's answer.
         with contextlib.redirect_stdout(sys.stderr):
             found = client.profile(profile, [host], vm_overrides={host: {"ssh_host": address}})

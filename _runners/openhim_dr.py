@@ -214,13 +214,12 @@ def core_declare(
     disrupted_at=None,
     attest=None,
     silent=(),
-    planned_within=0,
 ):
     """
     Write the decision that OpenHIM alone moves into the recovery record, once it is allowed.
-    Parameters as in :py:func:`core_plan`, ``silent`` and ``planned_within`` as in
-    :py:func:`failover_declare`. One that was declared and not completed is continued. At the active
-    site itself it is only judged once more; there is nothing to record.
+    Parameters as in :py:func:`core_plan`, ``silent`` as in :py:func:`failover_declare`. One that
+    was declared and not completed is continued. At the active site itself it is only judged once
+    more; there is nothing to record.
 
     CLI Example:
 
@@ -235,7 +234,6 @@ def core_declare(
         attest=attest,
         host=host,
         silent=silent,
-        planned_within=planned_within,
     )
 
 
@@ -753,10 +751,11 @@ def _plan(
         if verb == "core":
             host = _host_of(asked, to_site, host)
         request = Request(verb, to_site, confirm, reason, declared_by, host=host, force=forced)
+        remember = not __opts__.get("test")
         if planned_within:
-            seen = evidence.of_just_now(asked, planned_within)
+            seen = evidence.of_just_now(asked, planned_within, remember)
         else:
-            seen = evidence.gather(asked, remember=not __opts__.get("test"))
+            seen = evidence.gather(asked, remember=remember)
         return {**_planned(asked, request, seen, declaring), "attested": words}
     except (OpenHIMError, TypeError) as error:
         # A question deserves an answer, not a traceback: what cannot be planned is refused.

@@ -21,7 +21,7 @@
 {{ 'It is allowed still' if plan.in_place else 'The decision is on record' }}:
   salt.runner:
     - name: openhim_dr.core_declare
-    - kwarg: {{ dict(request, silent=plan.unseen, planned_within=15) | json }}
+    - kwarg: {{ dict(request, silent=plan.unseen) | json }}
     - failhard: true
 
 {%- if plan.overlay %}

@@ -7,7 +7,6 @@ import multiprocessing
 import sys
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -62,12 +61,14 @@ def _deploy_all(opts: Mapping[str, Any], hosts: Mapping[str, str], profile: str)
     forked = multiprocessing.get_context("fork")
     failed = []
     with ProcessPoolExecutor(min(AT_ONCE, len(hosts)), mp_context=forked) as pool:
-        waiting = [pool.submit(_deploy, path, *one, profile) for one in hosts.items()]
-        for each in waiting:
+        waiting = {one: pool.submit(_deploy, path, one, hosts[one], profile) for one in hosts}
+        for host, each in waiting.items():
             try:
                 each.result()
-            except (OpenHIMError, BrokenProcessPool) as error:
+            except OpenHIMError as error:
                 failed.append(str(error))
+            except Exception as error:  # of a process that died, or of salt-cloud
+                failed.append(_failed(host, hosts[host], profile, repr(error)))
     if failed:
         raise OpenHIMError("; ".join(failed))
 

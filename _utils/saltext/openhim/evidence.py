@@ -27,7 +27,11 @@ LOOK_INTO_DATA_TIMEOUT = 180
 MASTER = "the master"
 
 
-#: Stack → when this process gathered evidence of it last, in answer to what, and what it was.
+#: What must be the same in two questions, or what one brought to light does not answer the other.
+_SAME = ("pillar", "history", "sites", "stopped", "power")
+
+#: Stack → when this process began to gather evidence of it last, upon what question, and what it
+#: was.
 _LAST: dict[str, tuple[float, Question, Evidence]] = {}
 
 
@@ -80,6 +84,7 @@ def gather(asked: Question, repositories: bool = False, remember: bool = True) -
     repositories: whether the hosts look at the backup repositories too, which takes seconds.
     remember: whether the last known times of writes are kept for later.
     """
+    begun = time.monotonic()
     plan = declared_layout(asked)
     with ThreadPoolExecutor(max_workers=1) as pool:
         own = pool.submit(_own_looks, asked.now)
@@ -113,21 +118,21 @@ def gather(asked: Question, repositories: bool = False, remember: bool = True) -
     evidence = _with_witnesses(asked, evidence)
     evidence = _with_histories(asked, evidence) if asked.sites else evidence
     found = replace(evidence, last_committed=_last_committed(asked, evidence, remember))
-    _LAST[asked.now.name] = (time.monotonic(), asked, found)
+    _LAST[asked.now.name] = (begun, asked, found)
     return found
 
 
-def of_just_now(asked: Question, seconds: float) -> Evidence:
-    """The evidence that this process gathered within ``seconds`` upon the same record, for a
-    decision that follows its preview; where there is none, it is gathered now.
+def of_just_now(asked: Question, seconds: float, remember: bool = True) -> Evidence:
+    """The evidence that this process began to gather within ``seconds``, upon the same record and
+    declaration, for a decision that follows its preview; where there is none, it is gathered now.
 
     What a person attests with the present question is in it, and nothing that was attested then.
     """
     when, then, found = _LAST.get(asked.now.name, (0.0, None, None))
     if found is None or then is None or time.monotonic() - when > seconds:
-        return gather(asked)
-    if (then.history, then.pillar, then.sites) != (asked.history, asked.pillar, asked.sites):
-        return gather(asked)
+        return gather(asked, remember=remember)
+    if any(getattr(then, name) != getattr(asked, name) for name in _SAME):
+        return gather(asked, remember=remember)
     return replace(found, attestations=_attestations(asked))
 
 

@@ -150,6 +150,11 @@ def test_a_decision_after_another_recovery_asks_everybody_again(question):
     assert set(evidence.of_just_now(asked, 15).heard) == {"south-core", "south-db1"}
 
 
+def test_where_the_provider_is_asked_too_everybody_is_asked_again(question):
+    asked = replace(question(), power=True)
+    assert set(evidence.of_just_now(asked, 15).heard) == {"south-core", "south-db1"}
+
+
 def test_a_decision_upon_another_declaration_asks_everybody_again(question):
     asked = question()
     asked = replace(asked, pillar={**asked.pillar, "another": True})

@@ -13,8 +13,24 @@ EXAMPLE = yaml.safe_load(
 )
 
 
+class OfOneThread(dict):
+    """A pillar as Salt gives it: nobody but the thread that was called finds it."""
+
+    def __init__(self, pillar):
+        super().__init__(pillar)
+        self._owner = threading.get_ident()
+
+    def get(self, key, default=None):
+        assert threading.get_ident() == self._owner
+        return super().get(key, default)
+
+    def __getitem__(self, key):
+        assert threading.get_ident() == self._owner
+        return super().__getitem__(key)
+
+
 def test_every_set_and_every_core_is_looked_at_at_the_same_time(monkeypatch):
-    pillar = copy.deepcopy(EXAMPLE)
+    pillar = OfOneThread(copy.deepcopy(EXAMPLE))
     sets = pillar["openhim"]["mongodb"]["replica_sets"]
     sets["audit"] = {**copy.deepcopy(sets["openhim"]), "port": 27018}
     cores = [name for name, host in pillar["openhim"]["hosts"].items() if "core" in host["roles"]]

@@ -215,7 +215,7 @@ def script(
 ) -> str:
     """``openhim-start.sh``: puts a bundle back on an empty machine and starts the master.
 
-    The machine's minion is started too, when the bundle holds its configuration.
+    The machine's minion is started too, when it has a configuration.
 
     paths: what the bundle holds, for the owners of its files: on another machine the same user has
     another number.
@@ -299,7 +299,8 @@ until salt_run --out=quiet saltutil.sync_all >/dev/null 2>&1; do
 done
 # As a minion this machine stores the next bundles, and is told what the stack is told.
 if test -z "$${START_MASTER:-}" && test -s $configuration/minion; then
-  systemctl enable salt-minion && systemctl restart salt-minion
+  { systemctl enable salt-minion && systemctl restart salt-minion; } ||
+    say "salt-minion of this machine does not start; look at journalctl -u salt-minion"
 fi
 
 say "3/3 Asking it for the stack $stack ..."

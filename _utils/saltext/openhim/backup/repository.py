@@ -1,7 +1,7 @@
 """One restic repository: open it, store streams in it, read them back, copy, forget, check.
 
 Works with restic 0.14 (Debian 12) and newer. 0.14 tells an error by its text alone, waits for no
-lock, looks for minutes for one that was just taken away, and tells a snapshot's short ID only; all
+lock, looks 43 s for one that was just taken away, and tells a snapshot's short ID only; all
 of it is made up for here.
 """
 
@@ -611,20 +611,22 @@ class Repository:
                 end.cancel()
             return run.finish(restic.GRACE)
 
-        return self._patiently(once)
+        return self._patiently(once, *([source] if source else []))
 
-    def _remove_own_lock(self) -> None:
-        """Remove the lock that a restic of this host may have left, which we interrupted.
+    def _remove_own_lock(self, *sources: Repository) -> None:
+        """Remove the lock that a restic of this host may have left, which we interrupted; also in
+        what it copied from.
 
         Not while a clock may be wrong: a living process's lock would look old, too. What is left
         then keeps nobody from storing, and :meth:`unlock_stale` removes it.
         """
-        with contextlib.suppress(RepositoryError):
-            hurried = self._hurried()
-            there = hurried.locks()
-            hurried._refuse_future(there)
-            if there and not any(map(_looks_old, there)):
-                hurried._run(["unlock"]).finish(hurried.timeout)
+        for one in (self, *sources):
+            with contextlib.suppress(RepositoryError):
+                hurried = one._hurried()
+                there = hurried.locks()
+                hurried._refuse_future(there)
+                if there and not any(map(_looks_old, there)):
+                    hurried._run(["unlock"]).finish(hurried.timeout)
 
     def _run_with_new_password(self, arguments: Sequence[str], password: str) -> Run:
         """restic has no variable for a new key's password: a pipe as a file, named as argument."""
@@ -638,8 +640,11 @@ class Repository:
         finally:
             os.close(ours)
 
-    def _patiently(self, action: Callable[[], _Answer]) -> _Answer:
-        """Try again while another process holds the repository; 0.14 does not wait by itself."""
+    def _patiently(self, action: Callable[[], _Answer], *sources: Repository) -> _Answer:
+        """Try again while another process holds the repository; 0.14 does not wait by itself.
+
+        sources: other repositories in which the action takes a lock.
+        """
         deadline = clock.monotonic() + self.lock_wait
         pause, wordless, stumbles = 0.5, 3, _STUMBLES
         while True:
@@ -649,7 +654,7 @@ class Repository:
                 stumbles -= 1
                 if not stumbles:
                     raise
-                self._remove_own_lock()
+                self._remove_own_lock(*sources)
                 continue
             except Locked:
                 if clock.monotonic() + pause > deadline:

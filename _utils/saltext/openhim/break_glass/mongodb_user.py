@@ -29,7 +29,7 @@ from saltext.openhim.mongo.connection import (
 #: Under this key of ``customData`` the account is kept.
 MARK = "saltext_openhim_break_glass"
 
-#: Seconds for a set to have a primary again that stays: its members may be restarted in turn.
+#: Seconds in which the primary may hand over: a set's members may be restarted in turn.
 _PATIENCE = 60
 _Answer = TypeVar("_Answer")
 
@@ -115,7 +115,7 @@ def _end_sessions(member: str, account: Account) -> None:
 def _done(way: Mapping[str, Any], action: Callable[[Any], _Answer]) -> _Answer:
     """What is done with the set's primary. Where it hands over meanwhile, it is done again with the
     next one: all of it can be done twice."""
-    deadline = time.monotonic() + _PATIENCE
+    deadline, cut = time.monotonic() + _PATIENCE, 0
     while True:
         try:
             with primary(way) as client:
@@ -124,6 +124,12 @@ def _done(way: Mapping[str, Any], action: Callable[[Any], _Answer]) -> _Answer:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.5)
+        except Unreachable:
+            # A member that is restarted cuts its connections; a set without a primary is no better
+            # a second time.
+            cut += 1
+            if cut > 1:
+                raise
 
 
 @contextmanager

@@ -436,7 +436,11 @@ class World:
         for member in self._layout.members:
             if member.host != host.id:
                 continue
-            if len(self._primaries[member.set]) != 1 or not self._runs(host):
+            # Before any recovery nothing tells somebody else's primary from ours.
+            strange = newest is None and any(
+                self.hosts[other.host].foreign for other in self._layout.members
+            )
+            if strange or len(self._primaries[member.set]) != 1 or not self._runs(host):
                 return False
             (leader,) = (self.hosts[one] for one in self._primaries[member.set])
             if not self._hears(leader) or host.config != leader.config:

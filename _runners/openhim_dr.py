@@ -104,8 +104,8 @@ def failover_declare(
         They are asked again, and not waited for again.
 
     planned_within
-        Seconds. Evidence that this same process has gathered so short a time ago counts, and nobody
-        is asked again: for an orchestration that has planned, and declares at once.
+        Seconds. Evidence that this same process began to gather so short a time ago counts, and
+        nobody is asked again: for an orchestration that has planned, and declares at once.
         :py:func:`secure` asks everybody again before anything is promoted.
 
     Other parameters as in :py:func:`failover_plan`.
@@ -206,14 +206,7 @@ def core_plan(
 
 
 def core_declare(
-    to_site,
-    confirm,
-    reason,
-    declared_by,
-    host="",
-    disrupted_at=None,
-    attest=None,
-    silent=(),
+    to_site, confirm, reason, declared_by, host="", disrupted_at=None, attest=None, silent=()
 ):
     """
     Write the decision that OpenHIM alone moves into the recovery record, once it is allowed.
@@ -850,8 +843,7 @@ def _seen(found):
 
 def _declare(verb, to_site, confirm, reason, declared_by, *, disrupted_at=None, **more):
     asked = (to_site, confirm, reason, declared_by)
-    more["disrupted_at"] = disrupted_at
-    plan = _plan(verb, *asked, declaring=True, **more)
+    plan = _plan(verb, *asked, declaring=True, disrupted_at=disrupted_at, **more)
     if plan["refusals"]:
         raise CommandExecutionError(f"the {verb} is refused:\n" + "\n".join(plan["refusals"]))
     overlay = plan["overlay"]

@@ -236,22 +236,20 @@ def rebuilt(told: Told) -> None:
             attest={NORTH: word, SOUTH: word},
         )
         say_result(told, "rebuild", epoch)
-        all_of_it = told.measured["rebuild: seconds from the command to a transaction"]
-        restored = all_of_it - without_the_restore(told, epoch)
+        took = told.measured["rebuild: seconds from the command to a transaction"]
+        restored = restore_seconds(epoch)
+        told.measured["rebuild: the same, without the restore"] = round(took - restored, 1)
         told.story.say(f"{restored:.1f} s of it the restore")
         served_at(told, provider.SITE)
         told.running.lab.processes["clinics"].stop(30)
 
 
-def without_the_restore(told: Told, epoch: dict[str, Any]) -> float:
-    """From bare hosts to a transaction, but for what grows with the data; noted, in seconds."""
-    at = {one["step"]: datetime.fromisoformat(one["at"]).timestamp() for one in epoch["timeline"]}
+def restore_seconds(epoch: dict[str, Any]) -> float:
+    """How long a rebuild's restore took: what grows with the data."""
+    at = {one["step"]: datetime.fromisoformat(one["at"]) for one in epoch["timeline"]}
     (ready,) = (when for step, when in at.items() if "ready for the data" in step)
     (there,) = (when for step, when in at.items() if "the data is that of" in step)
-    seconds = told.measured["rebuild: seconds from the command to a transaction"]
-    seconds = round(seconds - (there - ready), 1)
-    told.measured["rebuild: the same, without the restore"] = seconds
-    return seconds
+    return (there - ready).total_seconds()
 
 
 def reported(told: Told, folder: Path) -> Path:

@@ -14,6 +14,7 @@ if ! "$salt/bin/salt-minion" --version >/dev/null 2>&1; then
     rm -rf "$salt"
     python3 -m venv "$salt"
     set -- ${1:+--no-index "--find-links=$1"}
+    # Not compiled: what runs is, when it first does, and a rebuild waits for less.
     "$salt/bin/pip" install --quiet --no-cache-dir --no-compile "$@" 'salt>=3006' 'pymongo>=4.6' pyyaml
 fi
 for command in salt-call salt-minion; do

@@ -544,6 +544,18 @@ class Repository:
         left = {lock.id for lock in self.locks()} if before else set()
         return [lock for lock in before if lock.id not in left]
 
+    def past_dead_locks(self, action: Callable[[], _Answer]) -> _Answer:
+        """What an action answers that needs the repository for itself.
+
+        Who died and left its lock would keep everything from being removed, for ever: where it is
+        locked, the locks of processes that are gone are removed, and it is tried once more.
+        """
+        try:
+            return action()
+        except Locked:
+            self.unlock_stale()
+            return action()
+
     def _refuse_future(self, locks: Iterable[Lock]) -> None:
         ahead = datetime.now(timezone.utc) + timedelta(minutes=5)
         if future := [lock for lock in locks if lock.time > ahead]:

@@ -22,7 +22,7 @@ from saltext.openhim.backup.manifest import Namespace, ReplicaSet
 from saltext.openhim.backup.points import RestorePoint
 from saltext.openhim.backup.present import MARKER
 from saltext.openhim.backup.progress import Progress
-from saltext.openhim.backup.repository import Lock, Locked
+from saltext.openhim.backup.repository import Lock
 from saltext.openhim.backup.to_time import Way
 from saltext.openhim.errors import OpenHIMError, Refused
 from saltext.openhim.mongo import connection
@@ -195,14 +195,7 @@ def prune(backups: Backups, repository: str, confirm: bool = False) -> points.Pr
         )
 
     with alone(f"removing restore points from {repository}"):
-        try:
-            return removed()
-        except Locked:
-            if not confirm:
-                raise
-            # Who died and left its lock would keep everything from being removed, for ever.
-            opened.unlock_stale()
-            return removed()
+        return opened.past_dead_locks(removed) if confirm else removed()
 
 
 def clean(

@@ -433,19 +433,16 @@ class World:
         newest = known(self._records).current
         if newest and host.site in newest.still_lost:
             return False
-        for member in self._layout.members:
-            if member.host != host.id:
-                continue
-            # Before any recovery nothing tells somebody else's primary from ours.
-            strange = newest is None and any(
-                self.hosts[other.host].foreign for other in self._layout.members
-            )
-            if strange or len(self._primaries[member.set]) != 1 or not self._runs(host):
-                return False
-            (leader,) = (self.hosts[one] for one in self._primaries[member.set])
-            if not self._hears(leader) or host.config != leader.config:
-                return False
-        return True
+        sets = {member.set for member in self._layout.members if member.host == host.id}
+        # Before any recovery nothing tells somebody else's primary from ours.
+        strange = newest is None and any(one.foreign for one in self.hosts.values())
+        if sets and (strange or not self._runs(host)):
+            return False
+        leaders = [[self.hosts[one] for one in self._primaries[name]] for name in sets]
+        return all(
+            len(found) == 1 and self._hears(found[0]) and found[0].config == host.config
+            for found in leaders
+        )
 
     def _sighting(self, host: Here) -> dict[str, Any]:
         """The plain values in which a host answers: :func:`saltext.openhim.sighting.look`."""

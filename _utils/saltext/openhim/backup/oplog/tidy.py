@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from bson import Timestamp
 from saltext.openhim.backup import points
 from saltext.openhim.backup.declaration import PRUNE, Backups
-from saltext.openhim.backup.failures import Locked
 from saltext.openhim.backup.oplog import chain, declared
 from saltext.openhim.backup.oplog.slices import Header, check_stack
 from saltext.openhim.backup.oplog.store import ResticSlices, compact
@@ -43,7 +42,7 @@ def tidy(backups: Backups, confirm: bool = False) -> Tidied:
             "(openhim:backup:oplog:repository:pruned_by)"
         )
     bases = _bases(backups)
-    found = [_freed(declared.store(backups, PRUNE, place), bases, confirm) for place in places]
+    found = [_tidied(declared.store(backups, PRUNE, place), bases, confirm) for place in places]
     return Tidied(
         sum(one.slices for one in found),
         sum(one.joined for one in found),
@@ -52,18 +51,13 @@ def tidy(backups: Backups, confirm: bool = False) -> Tidied:
     )
 
 
-def _freed(store: ResticSlices, bases: Mapping[str, list[Timestamp]], confirm: bool) -> Tidied:
-    try:
-        return _tidied(store, bases, confirm)
-    except Locked:
-        if not confirm:
-            raise
-        # Who died and left its lock would keep everything from being removed, for ever.
-        store.repository.unlock_stale()
-        return _tidied(store, bases, confirm)
-
-
 def _tidied(store: ResticSlices, bases: Mapping[str, list[Timestamp]], confirm: bool) -> Tidied:
+    if confirm:
+        return store.repository.past_dead_locks(lambda: _freed(store, bases, confirm))
+    return _freed(store, bases, confirm)
+
+
+def _freed(store: ResticSlices, bases: Mapping[str, list[Timestamp]], confirm: bool) -> Tidied:
     headers = store.headers()
     check_stack(headers, store.stack)
     gone: list[Header] = []

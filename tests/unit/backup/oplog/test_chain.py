@@ -195,6 +195,14 @@ class TestTimelines:
         with pytest.raises(TimeNotReachable, match="history of epoch 1, which was left at"):
             chain.plan(headers, SET, base=ts(9), to=ts(14), base_epoch=1)
 
+    def test_its_own_time_on_the_new_history_is_not_what_a_base_past_the_fork_shows(self, headers):
+        with pytest.raises(TimeNotReachable, match="history of epoch 1, which was left at"):
+            chain.plan(headers, SET, base=ts(9), to=ts(9), base_epoch=1)
+
+    @pytest.mark.parametrize("epoch", [2, 3])
+    def test_its_own_time_needs_nothing_archived(self, headers, epoch):
+        assert chain.plan(headers, SET, base=ts(9), to=ts(9), base_epoch=epoch).segments == ()
+
     def test_a_base_of_the_new_epoch_is_on_it(self, headers):
         assert chain.plan(headers, SET, base=ts(9), to=ts(14), base_epoch=2).segments
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -234,13 +234,19 @@ def plan(
     the base is not on that history.
     """
     known = usable(headers, replica_set)
-    if to == base:
-        return Plan(replica_set, None, base, to, ())
+    nothing_more = Plan(replica_set, None, base, to, ())
+    if to == base and not any(epoch in (None, one.epoch) for one in timelines(known, replica_set)):
+        return nothing_more
     line = timeline_of(known, replica_set, epoch)
     ranges = reachable(known, replica_set, line)
     if to < base:
         _refuse(f"it is before the restore point, which is of {words(base)}", to, ranges)
-    _check_base(known, replica_set, line, base, base_epoch, to, ranges)
+    left = _left_behind(known, replica_set, line, base, base_epoch)
+    if left:
+        _refuse(left, to, ranges)
+    if to == base:
+        return nothing_more
+    _check_epoch(known, replica_set, line, base_epoch, to, ranges)
     holding = [each for each in ranges if each.start.ts <= base <= each.end.ts]
     if not holding:
         _refuse(f"nothing is archived of {words(base)}, the restore point's time", to, ranges)
@@ -260,40 +266,59 @@ def _short_of(
     return f"the archive ends with {held.end.words}"
 
 
-def _check_base(
+def _left_behind(
     known: Sequence[Header],
     replica_set: str,
     line: Timeline,
     base: Timestamp,
     base_epoch: int | None,
-    to: Timestamp,
-    ranges: Sequence[Range],
-) -> None:
-    """The base must be on the history that is followed, not past a branch of it."""
-    lines = {each.key: each for each in timelines(known, replica_set)}
-    current: Timeline | None = line
-    epochs = {line.epoch}
-    while current is not None and current.parent and current.branch:
-        parent = lines.get(current.parent)
-        epochs.add(current.parent[0])
+) -> str | None:
+    """Why the base is past a branch of the history that is followed; None where it is not."""
+    for current, parent in _descent(known, replica_set, line):
+        assert current.parent and current.branch
         older = base_epoch is not None and base_epoch <= current.parent[0] < current.epoch
         # Within one epoch only the time can tell on which side of a branch the base was taken.
         unclear = base_epoch is None or base_epoch == current.parent[0] == current.epoch
         end = newest(known, replica_set, parent) if parent else None
         unclear = unclear and end is not None and base <= end.last.ts
         if base > current.branch.ts and (older or unclear):
-            _refuse(
+            return (
                 f"the restore point of {words(base)} belongs to the history of epoch "
                 f"{current.parent[0]}, which was left at {current.branch.words}; epoch "
                 f"{current.epoch} went on from there. Take an earlier restore point, or follow "
-                f"epoch {current.parent[0]}",
-                to,
-                ranges,
+                f"epoch {current.parent[0]}"
             )
+    return None
+
+
+def _descent(
+    known: Sequence[Header], replica_set: str, line: Timeline
+) -> Iterator[tuple[Timeline, Timeline | None]]:
+    """Each timeline that left another one, from ``line`` back, with that one if it is archived."""
+    lines = {each.key: each for each in timelines(known, replica_set)}
+    current: Timeline | None = line
+    while current is not None and current.parent and current.branch:
+        parent = lines.get(current.parent)
+        yield current, parent
         current = parent
-    if base_epoch is not None and base_epoch > line.epoch:
+
+
+def _check_epoch(
+    known: Sequence[Header],
+    replica_set: str,
+    line: Timeline,
+    base_epoch: int | None,
+    to: Timestamp,
+    ranges: Sequence[Range],
+) -> None:
+    """The history that is followed must be one that the base's epoch is part of."""
+    if base_epoch is None:
+        return
+    descent = _descent(known, replica_set, line)
+    epochs = {line.epoch, *(each.parent[0] for each, _ in descent if each.parent)}
+    if base_epoch > line.epoch:
         _refuse(f"the restore point is of epoch {base_epoch}, after {line.epoch}", to, ranges)
-    if base_epoch is not None and base_epoch not in epochs and base_epoch < min(epochs):
+    if base_epoch < min(epochs):
         _refuse(
             f"the restore point is of epoch {base_epoch}, and the archive of epoch {line.epoch} "
             "does not begin with that history",

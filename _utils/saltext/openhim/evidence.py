@@ -17,9 +17,6 @@ from saltext.openhim.recovery.epochs import Epoch
 from saltext.openhim.recovery.observations import Attestation, Evidence, Power, Report, probed
 from saltext.openhim.settings import Stack
 
-#: Seconds for the master's own look at a server.
-LOOK_TIMEOUT = 2.0
-
 #: Seconds for a host to look into the data of members that do not run.
 LOOK_INTO_DATA_TIMEOUT = 180
 
@@ -293,7 +290,7 @@ def _own_looks(stack: Stack) -> tuple[tuple[str, Any], ...]:
     cores = stack.hosts_with("core")
     addresses = [sighting.core_address(stack, core) for core in cores]
     with ThreadPoolExecutor(max_workers=max(1, len(cores))) as pool:
-        found = list(pool.map(lambda one: connection.reach(one, LOOK_TIMEOUT), addresses))
+        found = list(pool.map(connection.reach, addresses))
     return tuple(
         (MASTER, probed(core.id, sighting.UNREACHABLE if problem else sighting.RUNNING))
         for core, problem in zip(cores, found, strict=True)

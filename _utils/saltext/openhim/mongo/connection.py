@@ -7,10 +7,14 @@ and the ways in. :func:`probe` looks at one member and puts what it found into w
 
 from __future__ import annotations
 
+import errno
+import os
+import selectors
 import socket
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import wraps
 from typing import Any
@@ -35,6 +39,9 @@ from saltext.openhim.settings import (
 )
 
 CONNECT_TIMEOUT_MS = 2000
+#: Seconds until a connection is tried once more, and until nobody is taken to be there.
+TRY_AGAIN = 0.4
+GIVE_UP = 1.2
 SOCKET_TIMEOUT_MS = 20000
 
 #: Who we are towards a mongod.
@@ -281,20 +288,52 @@ def _silence(error: PyMongoError) -> str:
     return _message(error)
 
 
-def reach(address: str, timeout: float = CONNECT_TIMEOUT_MS / 1000) -> str | None:
-    """Why no TCP connection to ``host:port`` comes about, in words; None when one does."""
+def reach(address: str) -> str | None:
+    """Why no TCP connection to ``host:port`` comes about, in words; None when one does.
+
+    What is there answers as soon as a packet has gone there and back. If the first packet is lost,
+    the system sends it again after a second. Here another connection is tried every
+    :data:`TRY_AGAIN` seconds, and the first that comes about counts: what is gone is known after
+    :data:`GIVE_UP` seconds, and two packets in a row may be lost.
+    """
     host, _, port = address.rpartition(":")
     try:
-        socket.create_connection((host, int(port)), timeout=timeout).close()
+        places = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)
     except socket.gaierror:
         return f"the name {host} is unknown"
-    except TimeoutError:
-        return "timed out"
-    except ConnectionRefusedError:
-        return "connection refused"
-    except OSError as error:
-        return error.strerror or str(error)
-    return None
+    told: dict[Any, int] = {}
+    with ExitStack() as opened, selectors.DefaultSelector() as waiting:
+        until = time.monotonic()
+        for _ in range(round(GIVE_UP / TRY_AGAIN)):
+            until += TRY_AGAIN
+            for place in (one for one in places if one[4] not in told):
+                _try(place, opened, waiting, told)
+            while len(told) < len(places) and (left := until - time.monotonic()) > 0:
+                _listen(waiting, left, told)
+                if 0 in told.values():
+                    return None
+    return os.strerror(next(iter(told.values()))).lower() if told else "timed out"
+
+
+def _try(
+    place: Any, opened: ExitStack, waiting: selectors.BaseSelector, told: dict[Any, int]
+) -> None:
+    """Begins one connection. told: place → the system's last word, an error or 0."""
+    attempt = opened.enter_context(socket.socket(*place[:3]))
+    attempt.setblocking(False)
+    code = attempt.connect_ex(place[4])
+    if code in (0, errno.EINPROGRESS):
+        waiting.register(attempt, selectors.EVENT_WRITE, place[4])
+    else:
+        told[place[4]] = code
+
+
+def _listen(waiting: selectors.BaseSelector, seconds: float, told: dict[Any, int]) -> None:
+    """Waits for the system's word on any connection that was begun."""
+    for key, _ in waiting.select(seconds):
+        attempt: Any = key.fileobj
+        told[key.data] = attempt.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        waiting.unregister(attempt)
 
 
 @dataclass(frozen=True)

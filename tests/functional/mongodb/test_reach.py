@@ -1,0 +1,74 @@
+"""Whether anything is there, over real connections whose first packets get lost."""
+
+import time
+
+import pytest
+from saltext.openhim.mongo import connection
+
+from tests.functional.network import Network
+
+ADDRESSES = {"here": "10.98.0.1", "there": "10.98.0.2"}
+#: The first packets of a connection to the port.
+FIRST = "tcp dport 27017 tcp flags & (syn | ack) == syn"
+
+
+@pytest.fixture(scope="module")
+def network():
+    network = Network(ADDRESSES)
+    network.start()
+    yield network
+    network.stop()
+
+
+@pytest.fixture
+def reached(network):
+    """How ``there`` answers ``here``, and after how many seconds, when it first loses packets.
+
+    lost: of the first packets of connections, which ones, as a condition of nftables.
+    """
+    network.nft("there", "add table inet test")
+
+    def reach(lost=None, port=27017):
+        if lost:
+            hook = "{ type filter hook input priority 0; }"
+            network.nft("there", f"add chain inet test input {hook}")
+            network.nft("there", f"add rule inet test input {FIRST} {lost} drop")
+        begun = time.monotonic()
+        found = network.within("here", connection.reach, f"{ADDRESSES['there']}:{port}")
+        return found, time.monotonic() - begun
+
+    yield reach
+    network.nft("there", "delete table inet test")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def listening(network):
+    network.listen("there", 27017)
+
+
+def test_what_is_there_is_there_at_once(reached):
+    found, seconds = reached()
+    assert found is None
+    assert seconds < connection.TRY_AGAIN
+
+
+def test_who_refuses_says_so_at_once(reached):
+    found, seconds = reached(port=1)
+    assert found == "connection refused"
+    assert seconds < connection.TRY_AGAIN
+
+
+def test_two_packets_in_a_row_may_be_lost(reached):
+    found, seconds = reached("numgen inc mod 1000 < 2")
+    assert found is None
+    assert 2 * connection.TRY_AGAIN <= seconds < connection.GIVE_UP
+
+
+def test_who_says_nothing_is_given_up_after_all_attempts(reached):
+    found, seconds = reached("meta l4proto tcp")
+    assert found == "timed out"
+    assert seconds == pytest.approx(connection.GIVE_UP, abs=0.3)
+
+
+def test_an_unknown_name_is_told():
+    assert connection.reach("no-such-name.invalid:1") == "the name no-such-name.invalid is unknown"

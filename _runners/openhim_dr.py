@@ -390,7 +390,7 @@ def secure(
         raise CommandExecutionError(str(error)) from error
 
 
-def tell(stack, hosts=None, timeout=60):
+def tell(stack, hosts=None, timeout=60, step=""):
     """
     See to it that hosts know the newest epoch: they write the recovery record down, and their
     pillar is refreshed, and then read back.
@@ -404,6 +404,10 @@ def tell(stack, hosts=None, timeout=60):
     timeout
         Seconds until all of them must.
 
+    step
+        What is done then, in words, for the timeline of the recovery that is under way; nothing is
+        noted when left out.
+
     CLI Example:
 
     .. code-block:: bash
@@ -414,7 +418,10 @@ def tell(stack, hosts=None, timeout=60):
         known = record.history(stack, _directory())
         if not known:
             raise Refused(f"no recovery of {stack!r} is on record; there is nothing to know")
-        return _known(known, hosts if hosts is not None else _who_answers(stack), timeout)
+        found = _known(known, hosts if hosts is not None else _who_answers(stack), timeout)
+        if step and not known[-1].completed_at:
+            record.reached(stack, known[-1].id, step, _now(), _directory())
+        return found
     except OpenHIMError as error:
         raise CommandExecutionError(str(error)) from error
 

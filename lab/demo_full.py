@@ -25,6 +25,7 @@ import yaml
 
 from lab import cache, name_server, provider, stack, traffic
 from lab.demo import Place, Story, highstate, raise_unless, start_clinics, transactions, wait_for
+from lab.host import Host
 from lab.process import Process
 
 NORTH, SOUTH = "north", "south"
@@ -69,7 +70,50 @@ class Told:
             seconds = datetime.fromisoformat(served).timestamp() - begun
             self.measured[f"{verb}: seconds from the command to a transaction"] = round(seconds, 1)
             self.story.say(f"{seconds:.1f} s from the command to a transaction")
+            if verb == "failover":
+                self.share(epoch, seconds)
         return epoch
+
+    def share(self, epoch: dict[str, Any], seconds: float) -> None:
+        """How much of a failover is not ours: what leases, MongoDB and OpenHIM take themselves."""
+        lab, site = self.running.lab, epoch["active_site"]
+        own = {
+            "the wait for the lease": epoch["result"]["waited_seconds"],
+            "MongoDB's own": mongodb_seconds(lab.host(f"{site}-db1"), epoch),
+            "OpenHIM's own start": openhim_seconds(lab.host(f"{site}-core")),
+        }
+        own["ours"] = seconds - sum(own.values())
+        for whose, took in own.items():
+            self.measured[f"failover: of these {whose}"] = round(took, 1)
+        self.story.say("of these " + ", ".join(f"{s:.1f} s {whose}" for whose, s in own.items()))
+
+
+def openhim_seconds(host: Host) -> float:
+    """From the start of OpenHIM's process to its last port that listens, by the host's journal."""
+    asked = ["journalctl", "--unit=openhim-core", "--boot", "--output=short-unix", "--all"]
+    lines = host.run(asked).stdout.splitlines()
+    started = [float(line.split()[0]) for line in lines if "Started openhim-core.service" in line]
+    listens = [float(line.split()[0]) for line in lines if "HTTPS listening on port" in line]
+    return max(listens) - max(started)
+
+
+def mongodb_seconds(host: Host, epoch: dict[str, Any]) -> float:
+    """What a member took to notice who is gone, as far as it was waited for, and to be elected, by
+    its own log."""
+    log = [json.loads(line) for line in host.read("/var/log/mongodb/openhim.log").splitlines()]
+
+    def last(message: str, before: float = time.time()) -> float:
+        times = (
+            datetime.fromisoformat(e["t"]["$date"]).timestamp() for e in log if message in e["msg"]
+        )
+        return max((one for one in times if one < before), default=0.0)
+
+    elected = last("Transition to primary complete")
+    forced = last("New replica set config in use", elected)
+    noticed = last("Member is now in state DOWN", forced)
+    (closed,) = (s["at"] for s in epoch["timeline"] if s["step"] == "no other site takes writes")
+    begun = datetime.fromisoformat(closed).timestamp()
+    return max(0.0, noticed - begun) + elected - forced
 
 
 def pillar(folder: Path, lease: bool = True) -> Path:

@@ -17,30 +17,22 @@
 {%- else %}
 {%- set overlay = {'openhim': {'recovery': plan.overlay}, 'failover': request} %}
 
-{#- Asked before anything is on record: what would be refused must not become the hosts' pillar. #}
-{%- for set, host in plan.promote.items() %}
-
-The distant member of {{ set }} may become the primary:
-  salt.state:
-    - tgt: {{ host }}
-    - sls: mongodb.promoted
-    - pillar: {{ dict(overlay, promote=set) | json }}
-    - test: true
-    - failhard: true
-{%- endfor %}
-
 The decision is on record:
   salt.runner:
     - name: openhim_dr.failover_declare
     - kwarg: {{ dict(request, silent=plan.unseen, planned_within=15) | json }}
     - failhard: true
 
+# While that is seen to, the other sites are closed: whoever promotes waits for both.
 Every host that is left knows it:
   salt.runner:
     - name: openhim_dr.tell
-    - kwarg: {stack: {{ request.confirm | json }}, hosts: {{ plan.hosts | json }}}
+    - kwarg:
+        stack: {{ request.confirm | json }}
+        hosts: {{ plan.hosts | json }}
+        step: every host that is left knows it
+    - parallel: true
     - failhard: true
-{{ reached(request.confirm, 'every host that is left knows it') }}
 
 # What answers of the lost site is fenced; for what does not, there must be another proof.
 No other site takes writes:
@@ -57,6 +49,8 @@ The distant member of {{ set }} is the primary:
     - tgt: {{ host }}
     - sls: mongodb.promoted
     - pillar: {{ dict(overlay, promote=set) | json }}
+    - require:
+      - salt: Every host that is left knows it
     - failhard: true
 {%- endfor %}
 {{ reached(request.confirm, 'the primaries are at ' ~ request.to_site) }}

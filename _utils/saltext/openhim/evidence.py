@@ -14,7 +14,14 @@ from saltext.openhim.lease import evidence as witnesses
 from saltext.openhim.mongo import connection
 from saltext.openhim.recovery import layout, reports
 from saltext.openhim.recovery.epochs import Epoch
-from saltext.openhim.recovery.observations import Attestation, Evidence, Power, Report, probed
+from saltext.openhim.recovery.observations import (
+    Attestation,
+    Evidence,
+    Look,
+    Power,
+    Report,
+    probed,
+)
 from saltext.openhim.settings import Stack
 
 #: Seconds for a host to look into the data of members that do not run.
@@ -94,8 +101,10 @@ def gather(asked: Question, repositories: bool = False, remember: bool = True) -
             if repositories
             else fleet.ANSWER_TIMEOUT,
             silent=asked.silent,
+            # Not waited for here: answers count as of when they are taken from Salt's bus.
+            gone=lambda returned: _gone(plan, returned, own.result()) if own.done() else (),
         )
-        looks = own.result()
+        reasons = own.result()
     evidence = Evidence(
         layout=plan,
         reports=tuple(_report(host, site, answers, asked.history) for host, site in plan.hosts),
@@ -107,7 +116,7 @@ def gather(asked: Question, repositories: bool = False, remember: bool = True) -
             for name, replica_set in sorted(asked.now.replica_sets.items())
             for member in replica_set.voters
         ),
-        looks=looks,
+        looks=tuple((MASTER, _own_look(core, reason)) for core, reason in reasons.items()),
         powers=asked.powers,
         switchable=power_off.of(asked.pillar) is not None,
     )
@@ -285,16 +294,44 @@ def _report(host: str, site: str, answers: fleet.Answers, history: tuple[Epoch, 
     return reports.heard(host, site, answer["ret"], answer["at"], history)
 
 
-def _own_looks(stack: Stack) -> tuple[tuple[str, Any], ...]:
-    """OpenHIM's ports are for everybody, and so for the master; MongoDB's are not."""
+def _own_looks(stack: Stack) -> dict[str, str | None]:
+    """Each core's host → why the master does not reach OpenHIM there; None where it does.
+
+    OpenHIM's ports are for everybody, and so for the master; MongoDB's are not.
+    """
     cores = stack.hosts_with("core")
     addresses = [sighting.core_address(stack, core) for core in cores]
     with ThreadPoolExecutor(max_workers=max(1, len(cores))) as pool:
-        found = list(pool.map(connection.reach, addresses))
-    return tuple(
-        (MASTER, probed(core.id, sighting.UNREACHABLE if problem else sighting.RUNNING))
-        for core, problem in zip(cores, found, strict=True)
-    )
+        found = pool.map(connection.reach, addresses)
+        return {core.id: reason for core, reason in zip(cores, found, strict=True)}
+
+
+def _own_look(core: str, reason: str | None) -> Look:
+    return probed(core, sighting.UNREACHABLE if reason else sighting.RUNNING)
+
+
+def _gone(
+    plan: layout.Layout,
+    returned: Mapping[str, Mapping[str, Any]],
+    reasons: Mapping[str, str | None],
+) -> set[str]:
+    """Hosts from which nobody who looked got an answer of any kind, and somebody looked: not even
+    a refusal, as a host gives it whose services are stopped. Their minions will not answer either.
+
+    returned: as of :class:`saltext.openhim.fleet.Answers`. reasons: of :func:`_own_looks`.
+    """
+    host_of = {member.name: member.host for member in plan.members}
+    answers = {host: [reason != connection.TIMED_OUT] for host, reason in reasons.items()}
+    for answer in returned.values():
+        if answer["retcode"] or not isinstance(answer["ret"], Mapping):
+            continue
+        for name, seen in answer["ret"].get("members", {}).items():
+            if name in host_of:
+                answered = seen.get("detail") != connection.TIMED_OUT
+                answers.setdefault(host_of[name], []).append(answered)
+        for core, word in answer["ret"].get("cores", {}).items():
+            answers.setdefault(core, []).append(word != sighting.UNREACHABLE)
+    return {host for host, looks in answers.items() if not any(looks)}
 
 
 def _site_of_the_master(asked: Question) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,9 @@ from saltext.openhim.errors import OpenHIMError, Refused
 
 #: Seconds that a host has to answer at all; silence after it is "no answer", never "all is well".
 PING_TIMEOUT = 4
+
+#: Seconds after which it is seen anew whether anybody is still worth waiting for.
+LOOK_AGAIN = 0.5
 
 #: Seconds that a host which is there has for its answer; it may itself wait for others.
 ANSWER_TIMEOUT = 30
@@ -78,6 +81,7 @@ def asked(
     arguments: Sequence[Any] = (),
     timeout: float = ANSWER_TIMEOUT,
     silent: Collection[str] = (),
+    gone: Callable[[Mapping[str, Mapping[str, Any]]], Collection[str]] = lambda _: (),
 ) -> Answers:
     """Who of ``hosts`` is there, and what those answer to a function within ``timeout`` seconds.
 
@@ -85,7 +89,8 @@ def asked(
     is gone. A host whose key the master has not accepted cannot be asked, and is not there.
 
     silent: hosts that were silent a moment ago. They are asked too, but nobody waits for them
-    unless they say meanwhile that they are there.
+    unless they say meanwhile that they are there. gone: those of which that is known by what all
+    others have returned; the same holds for them.
     """
     returned: dict[str, dict[str, Any]] = {}
     present: set[str] = set()
@@ -97,12 +102,17 @@ def asked(
         job = client.run_job(hosts, function, list(arguments), tgt_type="list", listen=True)
         begun = time.monotonic()
         expected = set(hosts) - set(silent)
-        while pings and job and (expected | present) - set(returned):
+        while pings and job:
             waiting = bool(present - set(returned))
+            nothing_there = set(gone(returned)) if returned else set()
+            if not waiting and not expected - set(returned) - nothing_there:
+                break
             left = begun + (timeout if waiting else PING_TIMEOUT) - time.monotonic()
             if left <= 0:
                 break
-            event = client.event.get_event(wait=left, tag="salt/job/", match_type="startswith")
+            event = client.event.get_event(
+                wait=min(left, LOOK_AGAIN), tag="salt/job/", match_type="startswith"
+            )
             if event and event.get("jid") in (pings["jid"], job["jid"]) and "return" in event:
                 present.add(event["id"])
                 if event["jid"] == job["jid"]:

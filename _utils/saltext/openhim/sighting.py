@@ -19,7 +19,7 @@ from saltext.openhim.backup.failures import NoRepository, RepositoryUnreachable
 from saltext.openhim.core.host import UNIT as CORE_UNIT
 from saltext.openhim.errors import OpenHIMError, Unauthorized
 from saltext.openhim.mongo import config as mongod
-from saltext.openhim.mongo import connection, divergence, offline
+from saltext.openhim.mongo import connection, divergence, offline, promotion
 from saltext.openhim.mongo.connection import Observation
 from saltext.openhim.recovery.epochs import Epoch, known, plain
 from saltext.openhim.recovery.observations import STOPPED
@@ -46,7 +46,8 @@ def look(pillar: Mapping[str, Any], minion_id: str, repositories: bool = False) 
     seconds.
 
     Returns ``members`` (``set/host:port`` → ``saw``, ``epoch``, ``set_id``, ``committed``),
-    ``cores`` (host → a word), ``repositories`` (name → a word) and what :func:`own` returns.
+    ``cores`` (host → a word), ``repositories`` (name → a word), ``objections`` (to a promotion of
+    its own members) and what :func:`own` returns.
     """
     stack = settings.from_pillar(pillar)
     host = stack.host(minion_id)
@@ -54,11 +55,12 @@ def look(pillar: Mapping[str, Any], minion_id: str, repositories: bool = False) 
     # At the same time: what is gone costs one timeout, and not one for each kind.
     with ThreadPoolExecutor(max_workers=1) as pool:
         running = pool.submit(_together, cores, lambda name: _core(stack, host, cores[name]))
-        observed = _observed(pillar, stack, host)
+        observed, objections = _observed(pillar, stack, host)
         return {
             "members": {name: _described(one) for name, one in observed.items()},
             "cores": running.result(),
             "repositories": _repositories(pillar, minion_id) if repositories else {},
+            "objections": objections,
             **_own(stack, host, observed),
         }
 
@@ -93,23 +95,39 @@ def _own(stack: Stack, host: Host, observed: Mapping[str, Observation]) -> dict[
     }
 
 
-def _observed(pillar: Mapping[str, Any], stack: Stack, host: Host) -> dict[str, Observation]:
-    """Every declared member, each as this host reaches it; its own one by the loopback."""
+def _observed(
+    pillar: Mapping[str, Any], stack: Stack, host: Host
+) -> tuple[dict[str, Observation], list[str]]:
+    """Every declared member, each as this host reaches it, its own one by the loopback; and what
+    speaks against a promotion of its own."""
 
     # Salt's pillar is there for the thread that was called, and for no other.
     sets = {name: connection.vantage(pillar, host.id, name) for name in sorted(stack.replica_sets)}
 
-    def seen(name: str) -> dict[str, Observation]:
+    def seen(name: str) -> tuple[dict[str, Observation], list[str]]:
         here = sets[name]
         mine = _name(here)
         others = [m.name for m in here.replica_set.members if m.name != mine]
         found = connection.probe_all(others, here.access)
-        if mine:
-            found[mine] = _own_member(here)
-        return found
+        if not mine:
+            return found, []
+        found[mine] = _own_member(here)
+        return found, _objections(here, found)
 
     by_set = _together(sets, seen)
-    return {f"{name}/{one}": what for name, found in by_set.items() for one, what in found.items()}
+    observed = {
+        f"{name}/{one}": what for name, (found, _) in by_set.items() for one, what in found.items()
+    }
+    return observed, [reason for _, reasons in by_set.values() for reason in reasons]
+
+
+def _objections(here: connection.Vantage, found: Mapping[str, Observation]) -> list[str]:
+    """What the member itself would say to a promotion, and what no wait heals; it also knows what
+    is in the set and declared by nobody."""
+    try:
+        return promotion.lasting_objections(here, promotion.look(here, found))
+    except OpenHIMError as error:
+        return [str(error)]
 
 
 def _name(here: connection.Vantage) -> str | None:

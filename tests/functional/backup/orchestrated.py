@@ -174,7 +174,7 @@ class _Master:
     def cmd(self, opts, hosts, function, arguments, timeout):
         return {host: self._answer(host, function, arguments) for host in hosts}
 
-    def asked(self, opts, hosts, function, arguments=(), timeout=30, silent=()):
+    def asked(self, opts, hosts, function, arguments=(), timeout=30, silent=(), gone=None):
         return fleet.Answers(frozenset(hosts), self.cmd(opts, hosts, function, arguments, timeout))
 
     def _answer(self, host, function, arguments):

@@ -56,6 +56,17 @@ def _refusal(loaders, pillar, host="south-db1", confirm="test", **why):
     return str(error.value)
 
 
+def _objections(loaders, pillar):
+    return loaders("south-db1", pillar).modules["openhim_dr.sighting"]()["objections"]
+
+
+def test_a_member_that_cannot_be_asked_objects(lost, loaders):
+    without = copy.deepcopy(lost.pillar)
+    del without["openhim"]["secrets"]["mongodb_operator"]
+    (objection,) = _objections(loaders, without)
+    assert "has no password of the MongoDB operator" in objection
+
+
 def test_without_the_right_words_nothing_is_promoted(lost, loaders):
     pillar = _after_the_loss(lost)
     before = lost.configs()
@@ -86,6 +97,12 @@ def test_a_majority_that_answers_forbids_it(lost, loaders):
     try:
         reasons = _refusal(loaders, _after_the_loss(lost))
         assert "a majority" in reasons or "primary" in reasons
+        # The host says so before anybody has decided, also of a member that is declared by nobody.
+        undeclared = copy.deepcopy(lost.pillar)
+        del undeclared["openhim"]["mongodb"]["replica_sets"]["openhim"]["members"]["north-db2"]
+        for pillar in (lost.pillar, undeclared):
+            (majority,) = [one for one in _objections(loaders, pillar) if "a majority" in one]
+            assert lost.members["north-db2"].name in majority
     finally:
         lost.members["north-db1"].start().wait()
     lost.primary()
@@ -104,6 +121,8 @@ def test_the_survivor_is_promoted_and_the_lost_come_back_without_a_vote(lost, lo
     killed_at = datetime.now(timezone.utc)
     lost.members["north-db1"].kill()
     lost.members["north-db2"].kill()
+    # Before the decision, and before the survivor itself has noticed: what passes is no objection.
+    assert _objections(loaders, lost.pillar) == []
     survivor = loaders("south-db1", pillar)
     lost.eventually(lambda: _no_primary_seen(survivor), what="the survivor's notice")
 

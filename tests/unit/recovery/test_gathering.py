@@ -18,26 +18,38 @@ class Fleet:
 
     def __init__(self):
         self.answers = {"openhim_dr.sighting": {}, "openhim_lease.granted": {}}
+        self.reasons, self.gone = {}, set()
 
-    def asked(self, opts, hosts, function, arguments=(), timeout=30, silent=()):
+    def asked(self, opts, hosts, function, arguments=(), timeout=30, silent=(), gone=None):
         self.not_waited_for = set(silent)
         said = {
             host: {"ret": ret, "retcode": int(isinstance(ret, str)), "at": 1000.0}
             for host, ret in self.answers[function].items()
             if host in hosts
         }
+        self.gone = gone(said) if gone else self.gone
         return Answers(frozenset(said), said)
 
     def grants(self, host, records=(), **left):
         told = {"grants": left, "epochs": plain(records), "time": 1000.5}
         self.answers["openhim_lease.granted"][host] = told
 
-    def sees(self, host):
+    def sees(self, host, cores=(), **members):
+        """members: host → why its member is not reached; empty where it is."""
         own = dict.fromkeys(
             ("gate_open", "fenced", "admits", "holds_data", "can_keep_aside", "caught_up"), True
         )
         self.answers["openhim_dr.sighting"][host] = {
-            **own, "members": {}, "cores": {}, "repositories": {}, "epochs": [], "time": 1000.0,
+            **own,
+            "members": {
+                f"rs/{host.replace('_', '-')}:27017": {
+                    "saw": "unreachable" if why else "SECONDARY", "detail": why,
+                    "epoch": None, "set_id": None, "committed": None,
+                }
+                for host, why in members.items()
+            },
+            "cores": dict.fromkeys(cores, "unreachable"),
+            "repositories": {}, "objections": [], "epochs": [], "time": 1000.0,
         }  # fmt: skip
 
 
@@ -45,7 +57,7 @@ class Fleet:
 def fleet(monkeypatch):
     found = Fleet()
     monkeypatch.setattr("saltext.openhim.fleet.asked", found.asked)
-    monkeypatch.setattr("saltext.openhim.evidence._own_looks", lambda stack: ())
+    monkeypatch.setattr("saltext.openhim.evidence._own_looks", lambda stack: found.reasons)
     return found
 
 
@@ -159,3 +171,30 @@ def test_a_decision_upon_another_declaration_asks_everybody_again(question):
     asked = question()
     asked = replace(asked, pillar={**asked.pillar, "another": True})
     assert set(evidence.of_just_now(asked, 15).heard) == {"south-core", "south-db1"}
+
+
+@pytest.mark.parametrize(
+    ("why", "gone"), [("timed out", {"north-db1"}), ("connection refused", set()), ("", set())]
+)
+def test_a_host_is_gone_where_nobody_got_an_answer_of_any_kind(fleet, gathered, why, gone):
+    fleet.sees("south-db1", north_db1=why)
+    fleet.sees("south-core", north_db1="timed out")
+    gathered()
+    assert fleet.gone == gone
+
+
+@pytest.mark.parametrize(
+    ("reason", "gone"),
+    [("timed out", {"north-core"}), ("connection refused", set()), (None, set())],
+)
+def test_so_is_a_host_of_openhim_which_the_master_looks_at_itself(fleet, gathered, reason, gone):
+    fleet.reasons = {"north-core": reason}
+    fleet.sees("south-core", cores=["north-core"])
+    gathered()
+    assert fleet.gone == gone
+
+
+def test_a_host_whose_answer_is_an_error_says_nothing_of_others(fleet, gathered):
+    fleet.answers["openhim_dr.sighting"]["south-db1"] = "a traceback"
+    gathered()
+    assert fleet.gone == set()

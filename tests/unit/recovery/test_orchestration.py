@@ -76,7 +76,12 @@ def test_nothing_is_promoted_before_every_host_was_seen_to_know_the_epoch(steps)
     order = list(steps)
     kind, known = steps["Every host that is left knows it"]
     assert (kind, known["name"]) == ("salt.runner", "openhim_dr.tell")
-    assert known["kwarg"] == {"stack": "example", "hosts": PLAN["hosts"]}
+    step = "every host that is left knows it"
+    assert known["kwarg"] == {"stack": "example", "hosts": PLAN["hosts"], "step": step}
+    # Other sites are closed meanwhile, and who promotes waits for both.
+    assert known["parallel"] is True
+    _, promoting = steps["The distant member of openhim is the primary"]
+    assert {"salt": "Every host that is left knows it"} in promoting["require"]
     before = order.index("The decision is on record")
     promoted = order.index("The distant member of openhim is the primary")
     assert before < order.index("Every host that is left knows it") < promoted
@@ -227,9 +232,8 @@ def test_what_a_site_wrote_alone_is_kept_before_its_members_join():
 @pytest.mark.parametrize(
     ("name", "plan", "noted"),
     [
-        ("failover", PLAN, ["every host that is left knows it", "no other site takes writes",
-                            "the primaries are at south", "OpenHIM runs at south",
-                            "every host that is left has confirmed it"]),
+        ("failover", PLAN, ["no other site takes writes", "the primaries are at south",
+                            "OpenHIM runs at south", "every host that is left has confirmed it"]),
         ("switchover", MOVE, ["every host knows it",
                               "OpenHIM is stopped elsewhere, and south has all writes",
                               "the primaries have handed over", "OpenHIM runs at south",
@@ -253,6 +257,7 @@ def test_the_time_of_each_step_goes_on_record_after_it_and_a_note_that_fails_end
         assert (kind, arguments["name"]) == ("salt.runner", "openhim_dr.reached")
         assert arguments["kwarg"] == {"stack": "example", "step": words}
         assert "failhard" not in arguments
+        assert arguments["parallel"] is True
         assert steps[order[order.index(note) - 1]][1]["failhard"] is True
     led = with_notes(name, {**plan, "leads_clients": True}, **{**REQUEST, **RESTORING})
     assert ("On record: clients are led to south" in led) is (name != "restore")

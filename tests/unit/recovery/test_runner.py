@@ -516,7 +516,9 @@ def test_every_host_is_asked_until_it_knows_the_epoch(hosts, monkeypatch):
     monkeypatch.setattr(openhim_dr, "_cmd", cmd)
     monkeypatch.setattr(openhim_dr, "PAUSE", 0.01)
     three = dict.fromkeys(answers, 1)
-    assert openhim_dr.tell("example", list(answers)) == three
+    assert openhim_dr.tell("example", list(answers), step="all know it") == three
+    (noted,) = openhim_dr.history("example")[-1]["timeline"]
+    assert noted["step"] == "all know it"
     rounds = [behind for behind, function in asked if function == "saltutil.refresh_pillar"]
     assert rounds == [tuple(sorted(three)), ("south-core", "south-db1"), ("south-db1",)]
     with pytest.raises(salt.exceptions.CommandExecutionError, match=r"later .* lost \(no answer\)"):

@@ -171,6 +171,16 @@ def test_a_majority_that_answers_is_left_to_elect_by_itself():
     assert not any("a majority" in reason for reason in found.reasons)
 
 
+def test_what_the_member_itself_objects_counts_where_nobody_else_has_a_reason():
+    objecting = changed("south-db", objections=("undeclared:27017 is a primary",))
+    assert judged("failover", objecting).reasons == (
+        "south-db, which is to take over, objects: undeclared:27017 is a primary",
+    )
+    open_site = judged("failover", objecting, words=())
+    assert open_site.reasons and not any("objects" in one for one in open_site.reasons)
+    assert judged("core", core_dead, objecting).allowed
+
+
 @pytest.mark.parametrize(("blind", "refused"), [("south-db", True), ("south-core", False)])
 def test_members_must_reach_each_other_and_a_core_may_be_kept_away_by_a_lease(blind, refused):
     seen = Fleet().evidence()

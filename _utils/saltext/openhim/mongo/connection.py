@@ -39,6 +39,8 @@ from saltext.openhim.settings import (
 )
 
 CONNECT_TIMEOUT_MS = 2000
+#: Why no connection comes about where nobody says anything.
+TIMED_OUT = "timed out"
 #: Seconds until a connection is tried once more, and until nobody is taken to be there.
 TRY_AGAIN = 0.4
 GIVE_UP = 1.2
@@ -312,7 +314,7 @@ def reach(address: str) -> str | None:
                 _listen(waiting, left, told)
                 if 0 in told.values():
                     return None
-    return os.strerror(next(iter(told.values()))).lower() if told else "timed out"
+    return os.strerror(next(iter(told.values()))).lower() if told else TIMED_OUT
 
 
 def _try(

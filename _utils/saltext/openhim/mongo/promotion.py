@@ -11,9 +11,11 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pymongo import MongoClient
@@ -159,12 +161,15 @@ def declared_names(vantage: Vantage) -> list[str]:
     ]
 
 
-def _look(vantage: Vantage) -> Evidence:
+def look(vantage: Vantage, seen: Mapping[str, Observation] = MappingProxyType({})) -> Evidence:
+    """What this host's member says of the set, and how each of its members looks, and each that is
+    declared. seen: how some looked a moment ago; nobody looks at them again."""
     with vantage.own() as client:
         status = client.admin.command("replSetGetStatus")
         config = read_config(client)
     names = [m["host"] for m in config["members"]] + declared_names(vantage)
-    return Evidence(status, config, probe_all(names, vantage.access))
+    unseen = [name for name in names if name not in seen]
+    return Evidence(status, config, {**seen, **probe_all(unseen, vantage.access)})
 
 
 def _settled(vantage: Vantage, timeout: float) -> Evidence:
@@ -177,7 +182,7 @@ def _settled(vantage: Vantage, timeout: float) -> Evidence:
     """
     deadline = time.monotonic() + timeout
     while True:
-        evidence = _look(vantage)
+        evidence = look(vantage)
         gone = {name for name, o in evidence.observations.items() if o.kind == UNREACHABLE}
         alive = {m["name"] for m in evidence.status["members"] if m["health"] == 1}
         settled = not gone & alive and not _ahead(evidence)
@@ -188,21 +193,35 @@ def _settled(vantage: Vantage, timeout: float) -> Evidence:
 
 def objections(vantage: Vantage, evidence: Evidence) -> list[str]:
     """Every reason why the survivor must not be promoted now; empty when there is none."""
+    return (
+        lasting_objections(vantage, evidence) + _primaries_by_heartbeat(evidence) + _newer(evidence)
+    )
+
+
+def lasting_objections(vantage: Vantage, evidence: Evidence) -> list[str]:
+    """Those of :func:`objections` that no wait heals. The others :func:`promote` waits for."""
     reasons = _objections_to_survivor(vantage, evidence)
     if evidence.own_state == "PRIMARY":
         reasons.append("the survivor is primary: nothing is lost, and nothing is to be forced")
-    return reasons + other_primaries(evidence) + _objections_to_force(evidence)
+    return reasons + _primaries_that_answer(evidence) + _without_need(evidence)
 
 
 def other_primaries(evidence: Evidence) -> list[str]:
     """Every sign of a primary other than the survivor: by heartbeat, or by its own answer."""
+    return _primaries_by_heartbeat(evidence) + _primaries_that_answer(evidence)
+
+
+def _primaries_by_heartbeat(evidence: Evidence) -> list[str]:
+    return [
+        f"{member['name']} is primary in the survivor's eyes; if it died seconds ago, wait for the "
+        "heartbeats to notice and try again"
+        for member in evidence.status["members"]
+        if member["state"] == 1 and member["health"] == 1 and not member.get("self")
+    ]
+
+
+def _primaries_that_answer(evidence: Evidence) -> list[str]:
     reasons = []
-    for member in evidence.status["members"]:
-        if member["state"] == 1 and member["health"] == 1 and not member.get("self"):
-            reasons.append(
-                f"{member['name']} is primary in the survivor's eyes; if it died seconds ago, "
-                "wait for the heartbeats to notice and try again"
-            )
     for seen in evidence.observations.values():
         if seen.is_primary and seen.name != evidence.own_name:
             reasons.append(f"a primary answers: {seen.words}")
@@ -236,9 +255,7 @@ def _objections_to_survivor(vantage: Vantage, evidence: Evidence) -> list[str]:
     return reasons
 
 
-def _objections_to_force(evidence: Evidence) -> list[str]:
-    """Without need, or with more loss than need be."""
-    reasons = []
+def _without_need(evidence: Evidence) -> list[str]:
     voters = [m["host"] for m in evidence.config["members"] if m["votes"]]
     ours = str((evidence.config.get("settings") or {}).get("replicaSetId"))
     alive = [
@@ -246,12 +263,17 @@ def _objections_to_force(evidence: Evidence) -> list[str]:
         for name in voters
         if (seen := evidence.observations.get(name)) and seen.kind == MEMBER and seen.set_id == ours
     ]
-    if len(alive) > len(voters) // 2:
-        reasons.append(
-            f"{len(alive)} of {len(voters)} voters answer ({', '.join(alive)}), which is a "
-            "majority: they elect a primary by themselves, or do as soon as they see each other"
-        )
-    return reasons + [
+    if len(alive) <= len(voters) // 2:
+        return []
+    return [
+        f"{len(alive)} of {len(voters)} voters answer ({', '.join(alive)}), which is a majority: "
+        "they elect a primary by themselves, or do as soon as they see each other"
+    ]
+
+
+def _newer(evidence: Evidence) -> list[str]:
+    """More would be lost than need be."""
+    return [
         f"{member['name']} answers and has newer data (its last write is of "
         f"{member['optimeDate'].isoformat()}); the survivor copies from it: see what keeps it from "
         "catching up, or give that one the higher priority, and try again"

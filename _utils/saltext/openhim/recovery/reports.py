@@ -39,6 +39,7 @@ def heard(
             members=tuple(_member(name, seen) for name, seen in answer["members"].items()),
             cores=tuple(probed(name, word) for name, word in answer["cores"].items()),
             repositories=tuple(probed(n, word) for n, word in answer["repositories"].items()),
+            objections=tuple(answer["objections"]),
         )
         return refreshed(report, answer, at, records)
     except (KeyError, TypeError, AttributeError, OpenHIMError) as error:

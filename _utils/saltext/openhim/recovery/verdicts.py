@@ -316,6 +316,16 @@ def _lag(evidence: Evidence, members: tuple[Member, ...]) -> Reasons:
 
 
 def _failover(evidence: Evidence, request: Request) -> Reasons:
+    """What the members themselves object is asked last, and is seen by most others too."""
+    reasons = list(_failover_as_seen(evidence, request))
+    yield from reasons
+    if all(reason.forceable for reason in reasons):
+        for host in dict.fromkeys(m.host for m in evidence.layout.promoted_at(request.site)):
+            for text in evidence.heard[host].objections:
+                yield Reason(f"{host}, which is to take over, objects: {text}")
+
+
+def _failover_as_seen(evidence: Evidence, request: Request) -> Reasons:
     yield from _consent(evidence, request)
     yield from _site(evidence, request)
     yield from _active_already(evidence, request.site)

@@ -40,7 +40,7 @@ No other site takes writes:
     - name: openhim_dr.secure
     - kwarg: {{ dict(request, verb='failover', silent=plan.unseen) | json }}
     - failhard: true
-{{ reached(request.confirm, 'no other site takes writes') }}
+{{ reached(request.confirm, 'no other site takes writes', beside=true) }}
 
 {%- for set, host in plan.promote.items() %}
 
@@ -53,7 +53,7 @@ The distant member of {{ set }} is the primary:
       - salt: Every host that is left knows it
     - failhard: true
 {%- endfor %}
-{{ reached(request.confirm, 'the primaries are at ' ~ request.to_site) }}
+{{ reached(request.confirm, 'the primaries are at ' ~ request.to_site, beside=true) }}
 
 OpenHIM serves at {{ request.to_site }}:
   salt.state:
@@ -62,7 +62,7 @@ OpenHIM serves at {{ request.to_site }}:
     - sls: openhim.serving
     - pillar: {{ overlay | json }}
     - failhard: true
-{{ reached(request.confirm, 'OpenHIM runs at ' ~ request.to_site) }}
+{{ reached(request.confirm, 'OpenHIM runs at ' ~ request.to_site, beside=true) }}
 
 Clients are led to {{ request.to_site }}:
   salt.runner:
@@ -70,7 +70,7 @@ Clients are led to {{ request.to_site }}:
     - kwarg: {stack: {{ request.confirm | json }}, site: {{ request.to_site | json }}, if_declared: true}
     - failhard: true
 {%- if plan.leads_clients %}
-{{ reached(request.confirm, 'clients are led to ' ~ request.to_site) }}
+{{ reached(request.confirm, 'clients are led to ' ~ request.to_site, beside=true) }}
 {%- endif %}
 
 A transaction goes through and is found again:

@@ -107,12 +107,12 @@ def _observed(
     def seen(name: str) -> tuple[dict[str, Observation], list[str]]:
         here = sets[name]
         mine = _name(here)
-        others = [m.name for m in here.replica_set.members if m.name != mine]
-        found = connection.probe_all(others, here.access)
-        if not mine:
-            return found, []
-        found[mine] = _own_member(here)
-        return found, _objections(here, found)
+        names = [member.name for member in here.replica_set.members]
+        found = _together(
+            names,
+            lambda one: _own_member(here) if one == mine else connection.probe(one, here.access),
+        )
+        return found, _objections(here, found) if mine else []
 
     by_set = _together(sets, seen)
     observed = {

@@ -257,7 +257,8 @@ def test_the_time_of_each_step_goes_on_record_after_it_and_a_note_that_fails_end
         assert (kind, arguments["name"]) == ("salt.runner", "openhim_dr.reached")
         assert arguments["kwarg"] == {"stack": "example", "step": words}
         assert "failhard" not in arguments
-        assert arguments["parallel"] is True
+        # Beside the next step only where that is not what ends the recovery, and refuses notes.
+        assert arguments["parallel"] is (name == "failover" and note != notes[-1])
         assert steps[order[order.index(note) - 1]][1]["failhard"] is True
     led = with_notes(name, {**plan, "leads_clients": True}, **{**REQUEST, **RESTORING})
     assert ("On record: clients are led to south" in led) is (name != "restore")

@@ -29,22 +29,23 @@ class OfOneThread(dict):
         return super().__getitem__(key)
 
 
-def test_every_set_and_every_core_is_looked_at_at_the_same_time(monkeypatch):
+def test_every_member_and_every_core_is_looked_at_at_the_same_time(monkeypatch):
     pillar = OfOneThread(copy.deepcopy(EXAMPLE))
     sets = pillar["openhim"]["mongodb"]["replica_sets"]
     sets["audit"] = {**copy.deepcopy(sets["openhim"]), "port": 27018}
     cores = [name for name, host in pillar["openhim"]["hosts"].items() if "core" in host["roles"]]
-    looking = threading.Barrier(len(sets) + len(cores), timeout=10)
+    members = sum(len(one["members"]) for one in sets.values())
+    looking = threading.Barrier(members + len(cores), timeout=10)
 
-    def probed(members, _):
+    def probed(member, _):
         looking.wait()
-        return {name: connection.Observation(name, connection.UNREACHABLE) for name in members}
+        return connection.Observation(member, connection.UNREACHABLE)
 
     def reached(*_):
         looking.wait()
         return "timed out"
 
-    monkeypatch.setattr(connection, "probe_all", probed)
+    monkeypatch.setattr(connection, "probe", probed)
     monkeypatch.setattr(connection, "reach", reached)
     monkeypatch.setattr(sighting, "_own", lambda *_: {})
     # A host that has neither: it reaches all of it over the network.

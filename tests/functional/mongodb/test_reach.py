@@ -49,25 +49,25 @@ def listening(network):
 def test_what_is_there_is_there_at_once(reached):
     found, seconds = reached()
     assert found is None
-    assert seconds < connection.TRY_AGAIN
+    assert seconds < connection.GIVE_UP
 
 
 def test_who_refuses_says_so_at_once(reached):
     found, seconds = reached(port=1)
     assert found == "connection refused"
-    assert seconds < connection.TRY_AGAIN
+    assert seconds < connection.GIVE_UP
 
 
 def test_two_packets_in_a_row_may_be_lost(reached):
     found, seconds = reached("numgen inc mod 1000 < 2")
     assert found is None
-    assert 2 * connection.TRY_AGAIN <= seconds < connection.GIVE_UP
+    assert seconds >= 2 * connection.TRY_AGAIN
 
 
 def test_who_says_nothing_is_given_up_after_all_attempts(reached):
     found, seconds = reached("meta l4proto tcp")
     assert found == "timed out"
-    assert seconds == pytest.approx(connection.GIVE_UP, abs=0.3)
+    assert connection.GIVE_UP <= seconds < 2 * connection.GIVE_UP
 
 
 def test_an_unknown_name_is_told():

@@ -1,5 +1,6 @@
 """Whether anything is there, over real connections whose first packets get lost."""
 
+import socket
 import time
 
 import pytest
@@ -72,3 +73,26 @@ def test_who_says_nothing_is_given_up_after_all_attempts(reached):
 
 def test_an_unknown_name_is_told():
     assert connection.reach("no-such-name.invalid:1") == "the name no-such-name.invalid is unknown"
+
+
+NO_WAY = ("fd00::1", 27017, 0, 0)  # by IPv6, which these hosts have not
+
+
+@pytest.mark.parametrize(
+    ("port", "lost", "expected"),
+    [
+        (27017, None, None),
+        (1, None, "connection refused"),
+        (27017, "meta l4proto tcp", "timed out"),
+    ],
+)
+def test_one_way_that_leads_nowhere_does_not_hide_the_other(
+    reached, monkeypatch, port, lost, expected
+):
+    """Mocked: the name, which has two addresses."""
+    found = [
+        (socket.AF_INET6, socket.SOCK_STREAM, 6, "", NO_WAY),
+        (socket.AF_INET, socket.SOCK_STREAM, 6, "", (ADDRESSES["there"], port)),
+    ]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    assert reached(lost, port=port)[0] == expected

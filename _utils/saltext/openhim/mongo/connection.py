@@ -320,7 +320,15 @@ def reach(address: str) -> str | None:
                 _listen(waiting, left, told)
                 if 0 in told.values():
                     return None
-    return os.strerror(next(iter(told.values()))).lower() if told else TIMED_OUT
+    return _why_not(list(told.values()), silent=len(told) < len(places))
+
+
+def _why_not(codes: list[int], silent: bool) -> str:
+    """A refusal is an answer, and counts most; then silence, whatever is wrong with other ways
+    there, such as IPv6 without a route."""
+    if errno.ECONNREFUSED in codes:
+        return os.strerror(errno.ECONNREFUSED).lower()
+    return TIMED_OUT if silent else os.strerror(codes[0]).lower()
 
 
 def _try(

@@ -25,7 +25,8 @@ def sighting(repositories=False):
     Returns ``members`` (``set/host:port`` → ``saw``: a state such as ``PRIMARY``, or
     ``unreachable``, ``unauthorized``, ``silent``, ``not running``, ``not initiated`` and so on;
     with ``epoch``, ``set_id`` and ``committed``, seconds since 1970), ``cores`` and
-    ``repositories`` (name → such a word), and of itself ``epochs``, ``gate_open``, ``fenced``,
+    ``repositories`` (name → such a word), and of itself ``objections`` (set → what speaks against a
+    promotion of its member, but for what heals by waiting), ``epochs``, ``gate_open``, ``fenced``,
     ``admits`` (it serves clients, or would), ``caught_up``, ``holds_data``, ``can_keep_aside`` and
     ``time``.
 

@@ -9,6 +9,7 @@ Every function raises when the answer is no, because in an orchestration only an
 everywhere.
 """
 
+import logging
 import time
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
@@ -26,6 +27,8 @@ from saltext.openhim.recovery.answers import Done, Refusal
 from saltext.openhim.recovery.epochs import plain
 from saltext.openhim.recovery.figures import after_an_election, figures, moment
 from saltext.openhim.recovery.verdicts import Force, Request, verdict
+
+log = logging.getLogger(__name__)
 
 #: Seconds after which a refresh of a host's pillar is asked for again.
 REFRESH_TIMEOUT = 15
@@ -419,11 +422,11 @@ def tell(stack, hosts=None, timeout=60, step=""):
         if not known:
             raise Refused(f"no recovery of {stack!r} is on record; there is nothing to know")
         found = _known(known, hosts if hosts is not None else _who_answers(stack), timeout)
-        if step and not known[-1].completed_at:
-            record.reached(stack, known[-1].id, step, _now(), _directory())
-        return found
     except OpenHIMError as error:
         raise CommandExecutionError(str(error)) from error
+    if step:
+        _noted(stack, known[-1], step)
+    return found
 
 
 def withdraw(confirm, reason, declared_by):
@@ -1032,6 +1035,14 @@ def _known(known, hosts, timeout):
         if any(found[host] != newest.number for host in behind):
             time.sleep(PAUSE)
     return found
+
+
+def _noted(stack, epoch, step):
+    """A note that cannot be made ends no recovery."""
+    try:
+        record.reached(stack, epoch.id, step, _now(), _directory())
+    except (OpenHIMError, OSError) as error:
+        log.warning("%s: not noted in epoch %s: %s", step, epoch.number, error)
 
 
 def _directory():

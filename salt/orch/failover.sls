@@ -23,7 +23,8 @@ The decision is on record:
     - kwarg: {{ dict(request, silent=plan.unseen, planned_within=15) | json }}
     - failhard: true
 
-# While that is seen to, the other sites are closed: whoever promotes waits for both.
+# While that is seen to, the other sites are closed. Whoever promotes waits for both: Salt itself
+# ends nothing when what runs beside fails.
 Every host that is left knows it:
   salt.runner:
     - name: openhim_dr.tell
@@ -32,7 +33,6 @@ Every host that is left knows it:
         hosts: {{ plan.hosts | json }}
         step: every host that is left knows it
     - parallel: true
-    - failhard: true
 
 # What answers of the lost site is fenced; for what does not, there must be another proof.
 No other site takes writes:

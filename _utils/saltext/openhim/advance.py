@@ -59,6 +59,7 @@ def advance(
     seen = evidence.gather(asked)
     deadline = time.monotonic() + (patience or 0.0)
     while True:
+        asked = replace(asked, heard=tuple({*asked.heard, *seen.heard}))
         answer = steps.next_step(request, seen)
         if isinstance(answer, Refusal):
             raise Refused(str(answer))

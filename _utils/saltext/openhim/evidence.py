@@ -48,7 +48,8 @@ class Question:
     members' histories are compared with the primary's; stopped: also those of members that do not
     run, into whose data a mongod looks for some seconds. power: whether the provider is asked of
     hosts that are silent. powers: what it has said of them in this run. silent: hosts that were
-    silent a moment ago, so that nobody waits for them a second time.
+    silent a moment ago, so that nobody waits for them a second time. heard: hosts that answered a
+    moment ago, and are waited for whatever others see of them.
     """
 
     opts: Mapping[str, Any]
@@ -61,6 +62,7 @@ class Question:
     power: bool = False
     powers: tuple[Power, ...] = ()
     silent: tuple[str, ...] = ()
+    heard: tuple[str, ...] = ()
 
     @property
     def directory(self) -> str:
@@ -102,7 +104,7 @@ def gather(asked: Question, repositories: bool = False, remember: bool = True) -
             else fleet.ANSWER_TIMEOUT,
             silent=asked.silent,
             # Not waited for here: answers count as of when they are taken from Salt's bus.
-            gone=lambda returned: _gone(plan, returned, own.result()) if own.done() else (),
+            gone=lambda said: _gone(asked, plan, said, own.result()) if own.done() else (),
         )
         reasons = own.result()
     evidence = Evidence(
@@ -311,27 +313,44 @@ def _own_look(core: str, reason: str | None) -> Look:
 
 
 def _gone(
+    asked: Question,
     plan: layout.Layout,
     returned: Mapping[str, Mapping[str, Any]],
     reasons: Mapping[str, str | None],
 ) -> set[str]:
     """Hosts from which nobody who looked got an answer of any kind, and somebody looked: not even
-    a refusal, as a host gives it whose services are stopped. Their minions will not answer either.
+    a refusal, as a host gives it whose services are stopped.
+
+    Only of the site that is active, or was until the recovery that is under way: elsewhere a lease
+    or a fence may be what makes a host silent to all but the master. And none that was heard a
+    moment ago.
 
     returned: as of :class:`saltext.openhim.fleet.Answers`. reasons: of :func:`_own_looks`.
     """
     host_of = {member.name: member.host for member in plan.members}
-    answers = {host: [reason != connection.TIMED_OUT] for host, reason in reasons.items()}
+    answered = {host: [reason != connection.TIMED_OUT] for host, reason in reasons.items()}
     for answer in returned.values():
         if answer["retcode"] or not isinstance(answer["ret"], Mapping):
             continue
         for name, seen in answer["ret"].get("members", {}).items():
             if name in host_of:
-                answered = seen.get("detail") != connection.TIMED_OUT
-                answers.setdefault(host_of[name], []).append(answered)
+                found = answered.setdefault(host_of[name], [])
+                found.append(seen.get("detail") != connection.TIMED_OUT)
         for core, word in answer["ret"].get("cores", {}).items():
-            answers.setdefault(core, []).append(word != sighting.UNREACHABLE)
-    return {host for host, looks in answers.items() if not any(looks)}
+            if word != sighting.UNREACHABLE:
+                answered.setdefault(core, []).append(True)
+    at_stake = {host for site in _at_stake(asked, plan) for host in plan.at(site)}
+    silent = {host for host, looks in answered.items() if not any(looks)}
+    return silent & at_stake - set(asked.heard)
+
+
+def _at_stake(asked: Question, plan: layout.Layout) -> set[str]:
+    """The active site, and the one that was it before the recovery that is under way."""
+    newest, *earlier = reversed(asked.history) if asked.history else [None]
+    sites = {layout.reality(plan, newest).active_site}
+    if newest and not newest.completed_at:
+        sites.add(layout.reality(plan, earlier[0] if earlier else None).active_site)
+    return sites
 
 
 def _site_of_the_master(asked: Question) -> str:

@@ -46,8 +46,8 @@ def look(pillar: Mapping[str, Any], minion_id: str, repositories: bool = False) 
     seconds.
 
     Returns ``members`` (``set/host:port`` → ``saw``, ``epoch``, ``set_id``, ``committed``),
-    ``cores`` (host → a word), ``repositories`` (name → a word), ``objections`` (to a promotion of
-    its own members) and what :func:`own` returns.
+    ``cores`` (host → a word), ``repositories`` (name → a word), ``objections`` (set → what
+    speaks against a promotion of its own member) and what :func:`own` returns.
     """
     stack = settings.from_pillar(pillar)
     host = stack.host(minion_id)
@@ -97,9 +97,9 @@ def _own(stack: Stack, host: Host, observed: Mapping[str, Observation]) -> dict[
 
 def _observed(
     pillar: Mapping[str, Any], stack: Stack, host: Host
-) -> tuple[dict[str, Observation], list[str]]:
-    """Every declared member, each as this host reaches it, its own one by the loopback; and what
-    speaks against a promotion of its own."""
+) -> tuple[dict[str, Observation], dict[str, list[str]]]:
+    """Every declared member, each as this host reaches it, its own one by the loopback; and by set
+    what speaks against a promotion of its own."""
 
     # Salt's pillar is there for the thread that was called, and for no other.
     sets = {name: connection.vantage(pillar, host.id, name) for name in sorted(stack.replica_sets)}
@@ -112,18 +112,23 @@ def _observed(
             names,
             lambda one: _own_member(here) if one == mine else connection.probe(one, here.access),
         )
-        return found, _objections(here, found) if mine else []
+        return found, _objections(here, found)
 
     by_set = _together(sets, seen)
     observed = {
         f"{name}/{one}": what for name, (found, _) in by_set.items() for one, what in found.items()
     }
-    return observed, [reason for _, reasons in by_set.values() for reason in reasons]
+    return observed, {name: reasons for name, (_, reasons) in by_set.items() if reasons}
 
 
 def _objections(here: connection.Vantage, found: Mapping[str, Observation]) -> list[str]:
-    """What the member itself would say to a promotion, and what no wait heals; it also knows what
-    is in the set and declared by nobody."""
+    """What this host's member itself would say to a promotion, and what no wait heals; it also
+    knows what is in the set and declared by nobody."""
+    mine = found.get(_name(here) or "")
+    if mine is None:
+        return []
+    if mine.set_id is None:  # It did not say how it is; to ask it again may take as long again.
+        return [mine.words]
     try:
         return promotion.lasting_objections(here, promotion.look(here, found))
     except OpenHIMError as error:

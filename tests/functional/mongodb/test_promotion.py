@@ -57,7 +57,9 @@ def _refusal(loaders, pillar, host="south-db1", confirm="test", **why):
 
 
 def _objections(loaders, pillar):
-    return loaders("south-db1", pillar).modules["openhim_dr.sighting"]()["objections"]
+    said = loaders("south-db1", pillar).modules["openhim_dr.sighting"]()["objections"]
+    assert set(said) <= {"openhim"}
+    return said.get("openhim", [])
 
 
 def test_a_member_that_cannot_be_asked_objects(lost, loaders):

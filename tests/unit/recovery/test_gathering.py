@@ -49,7 +49,7 @@ class Fleet:
                 for host, why in members.items()
             },
             "cores": dict.fromkeys(cores, "unreachable"),
-            "repositories": {}, "objections": [], "epochs": [], "time": 1000.0,
+            "repositories": {}, "objections": {}, "epochs": [], "time": 1000.0,
         }  # fmt: skip
 
 
@@ -70,10 +70,10 @@ def gathered(fleet, tmp_path, monkeypatch):
     pillar["openhim"]["lease"] = {"enabled": True, "max_skew_seconds": 1}
     monkeypatch.setattr("saltext.openhim.fleet.declaration", lambda *_: pillar)
 
-    def gather(silent=(), **lease):
+    def gather(silent=(), heard=(), **lease):
         pillar["openhim"]["lease"].update(lease)
         opts = {"ext_pillar": [{"openhim_recovery": str(tmp_path)}]}
-        asked = replace(evidence.question(opts, "example"), silent=silent)
+        asked = replace(evidence.question(opts, "example"), silent=silent, heard=heard)
         return evidence.gather(asked, remember=False)
 
     return gather
@@ -192,6 +192,31 @@ def test_so_is_a_host_of_openhim_which_the_master_looks_at_itself(fleet, gathere
     fleet.sees("south-core", cores=["north-core"])
     gathered()
     assert fleet.gone == gone
+
+
+def test_who_was_heard_a_moment_ago_is_not_gone(fleet, gathered):
+    fleet.sees("south-db1", north_db1="timed out")
+    gathered(heard=("north-db1",))
+    assert fleet.gone == set()
+
+
+@pytest.mark.parametrize("completed", [False, True])
+def test_nobody_is_gone_elsewhere_than_at_the_site_that_is_at_stake(
+    fleet, gathered, tmp_path, completed
+):
+    """There a lease or a fence may drop what others send."""
+    values = {
+        "kind": "failover", "active_site": "south", "profile": "reduced", "lost_sites": ["north"],
+        "declared_by": "Ada", "reason": "fire", "declared_at": "2026-01-31T12:00:00+00:00",
+    }  # fmt: skip
+    fleet.sees("south-core", north_db1="timed out", south_db1="timed out")
+    gathered()
+    assert fleet.gone == {"north-db1"}, "south is not active"
+    done = record.declare("example", tmp_path, parent=None, **values)
+    if completed:
+        record.complete("example", done.id, "2026-01-31T12:01:00+00:00", tmp_path)
+    gathered()
+    assert fleet.gone == ({"south-db1"} if completed else {"north-db1", "south-db1"})
 
 
 def test_a_host_whose_answer_is_an_error_says_nothing_of_others(fleet, gathered):

@@ -122,7 +122,9 @@ def test_clients_are_led_to_the_site_once_openhim_serves_there(steps):
 
 def test_what_fails_ends_it(steps):
     *those_that_recover, _, _ = steps.values()
-    assert all(arguments["failhard"] for _, arguments in those_that_recover)
+    in_turn = [arguments for _, arguments in those_that_recover if not arguments.get("parallel")]
+    assert all(arguments["failhard"] for arguments in in_turn)
+    assert len(in_turn) == len(those_that_recover) - 1, "only one runs beside, and is required"
 
 
 @pytest.mark.parametrize(

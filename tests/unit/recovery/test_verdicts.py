@@ -172,9 +172,10 @@ def test_a_majority_that_answers_is_left_to_elect_by_itself():
 
 
 def test_what_the_member_itself_objects_counts_where_nobody_else_has_a_reason():
-    objecting = changed("south-db", objections=("undeclared:27017 is a primary",))
+    words = "undeclared:27017 is a primary"
+    objecting = changed("south-db", objections=(("rs", words), ("another", "of no concern")))
     assert judged("failover", objecting).reasons == (
-        "south-db, which is to take over, objects: undeclared:27017 is a primary",
+        f"rs/south-db, which is to take over, objects: {words}",
     )
     open_site = judged("failover", objecting, words=())
     assert open_site.reasons and not any("objects" in one for one in open_site.reasons)

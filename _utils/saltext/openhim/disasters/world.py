@@ -454,7 +454,7 @@ class World:
             "members": {m.name: self._member_from(host, m.set, m) for m in self._layout.members},
             "cores": {c: self._core_from(host, self.hosts[c]) for c in self._layout.cores},
             "repositories": self._repositories_from(host),
-            "objections": [],
+            "objections": {},
             "epochs": epochs.plain(host.told),
             "gate_open": self._gate_open(host),
             "fenced": host.fenced,

@@ -303,9 +303,12 @@ def reach(address: str) -> str | None:
     """
     host, _, port = address.rpartition(":")
     try:
-        places = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)
+        found = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)
     except socket.gaierror:
         return f"the name {host} is unknown"
+    except OSError as error:
+        return error.strerror or str(error)
+    places = list({place[4]: place for place in found}.values())
     told: dict[Any, int] = {}
     with ExitStack() as opened, selectors.DefaultSelector() as waiting:
         until = time.monotonic()

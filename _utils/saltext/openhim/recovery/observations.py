@@ -81,8 +81,8 @@ class Report:
     caught_up (its member has all that the primary has), restored (the
     restore point that its data is). epochs: all records that it has. grants: the leases that it has
     renewed. points_to: the site to which clients are led, as it sees it. proven: the ID of the
-    epoch in which a synthetic transaction was sent from here and found again. objections: what its
-    members say to their own promotion, each in words.
+    epoch in which a synthetic transaction was sent from here and found again. objections: set and
+    words, for each thing that its members say to their own promotion.
     """
 
     host: str
@@ -108,7 +108,7 @@ class Report:
     restored: str | None = None
     points_to: str | None = None
     proven: str | None = None
-    objections: tuple[str, ...] = ()
+    objections: tuple[tuple[str, str], ...] = ()
     error: str = ""
 
 

@@ -39,7 +39,9 @@ def heard(
             members=tuple(_member(name, seen) for name, seen in answer["members"].items()),
             cores=tuple(probed(name, word) for name, word in answer["cores"].items()),
             repositories=tuple(probed(n, word) for n, word in answer["repositories"].items()),
-            objections=tuple(answer["objections"]),
+            objections=tuple(
+                (name, words) for name, said in answer["objections"].items() for words in said
+            ),
         )
         return refreshed(report, answer, at, records)
     except (KeyError, TypeError, AttributeError, OpenHIMError) as error:

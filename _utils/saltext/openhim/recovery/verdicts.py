@@ -320,9 +320,10 @@ def _failover(evidence: Evidence, request: Request) -> Reasons:
     reasons = list(_failover_as_seen(evidence, request))
     yield from reasons
     if all(reason.forceable for reason in reasons):
-        for host in dict.fromkeys(m.host for m in evidence.layout.promoted_at(request.site)):
-            for text in evidence.heard[host].objections:
-                yield Reason(f"{host}, which is to take over, objects: {text}")
+        for member in evidence.layout.promoted_at(request.site):
+            for name, text in evidence.heard[member.host].objections:
+                if name == member.set:
+                    yield Reason(f"{member.name}, which is to take over, objects: {text}")
 
 
 def _failover_as_seen(evidence: Evidence, request: Request) -> Reasons:

@@ -100,6 +100,8 @@ def rebuild_plan(
     except OpenHIMError as error:
         # A question deserves an answer, not a traceback: what cannot be planned is refused.
         return {"refusals": [str(error)]}
+    others = (asked.now, aim.lost_sites, aim.hosts)
+    answering = bystanders.there(__opts__, *others)
     what = to_time or f"the restore point {point!r}"
     return {
         "refusals": list(refusals),
@@ -108,7 +110,7 @@ def rebuild_plan(
         "restored_by": aim.restored_by,
         "cores": list(aim.cores),
         "lost_sites": list(aim.lost_sites),
-        "let_in_by": bystanders.there(__opts__, asked.now, aim.lost_sites, aim.hosts),
+        "let_in_by": answering,
         "leads_clients": cut_over.is_declared(asked.pillar),
         "what": what,
         "restore": {
@@ -119,7 +121,7 @@ def rebuild_plan(
             # A restore of before the decision does not count.
             "since": epoch.declared_at if resumed else _now(),
         },
-        **bystanders.afterwards(__opts__, asked.now, aim.lost_sites, aim.hosts),
+        **bystanders.afterwards(__opts__, *others, answering),
         "steps": [
             f"give {', '.join(aim.hosts)} a minion by the profile {profile!r}, where none answers",
             f"ask them whether they are empty, and {aim.restored_by} whether {what} is good",

@@ -23,23 +23,30 @@ def there(
 
 
 def afterwards(
-    opts: Mapping[str, Any], stack: Stack, lost_sites: Collection[str], served: Collection[str]
+    opts: Mapping[str, Any],
+    stack: Stack,
+    lost_sites: Collection[str],
+    served: Collection[str],
+    answering: list[str] | None = None,
 ) -> dict[str, list[str]]:
     """Which hosts hold something that a recovery makes out of date.
 
     opts: the master's configuration. lost_sites: those that are given up. served: hosts to which
-    the recovery applies a highstate anyway.
+    the recovery applies a highstate anyway. answering: those that are :func:`there`, who knows it.
 
     Returns ``bundled_by``, whose start bundle must know of it, and ``runbook_at``, which hold the
     runbook and are there; both empty where the pillar declares no such thing.
     """
     bundled = (stack.declared.get("backup") or {}).get("bundle")
-    planned = bool(stack.declared.get("plan"))
+    if not stack.declared.get("plan"):
+        answering = []
+    elif answering is None:
+        answering = there(opts, stack, lost_sites, served)
     return {
         "bundled_by": [
             host.id
             for host in stack.hosts_with("master")
             if bundled and host.site not in lost_sites
         ],
-        "runbook_at": there(opts, stack, lost_sites, served) if planned else [],
+        "runbook_at": answering,
     }

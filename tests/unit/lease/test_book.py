@@ -17,10 +17,8 @@ def path(tmp_path):
     return str(tmp_path / "granted.json")
 
 
-def test_a_site_that_was_never_granted_a_lease_is_unknown_and_has_not_run_out():
-    empty = Book(())
-    assert empty.left("north", 1e9) is None
-    assert not empty.has_run_out("north", 1e9, 2.0)
+def test_a_site_that_was_never_granted_a_lease_is_unknown():
+    assert Book(()).left("north", 1e9) is None
 
 
 def test_a_site_with_a_host_that_never_held_a_lease_is_unknown():
@@ -28,14 +26,6 @@ def test_a_site_with_a_host_that_never_held_a_lease_is_unknown():
     one = Book((Given("north-core", "north", 100.0, 30.0),))
     assert one.left("north", 131.0, ["north-core"]) == -1.0
     assert one.left("north", 131.0, ["north-core", "north-db1"]) is None
-
-
-def test_a_lease_has_run_out_only_after_the_skew():
-    granted = Book((NORTH,))
-    assert granted.left("north", 131.0) == -1.0
-    assert not granted.has_run_out("north", 131.0, 2.0)
-    assert not granted.has_run_out("north", 132.0, 2.0)
-    assert granted.has_run_out("north", 132.1, 2.0)
 
 
 def test_the_last_host_of_a_site_counts():

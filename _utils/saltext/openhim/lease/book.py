@@ -64,11 +64,6 @@ class Book:
             return None
         return max(one.until - now for one in self.given if one.site in (site, None))
 
-    def has_run_out(self, site: str, now: float, max_skew: float) -> bool:
-        """Whether a site's lease has run out for sure; unknown is not run out."""
-        left = self.left(site, now)
-        return left is not None and left + max_skew < 0
-
     def elsewhere(self, site: str, now: float, max_skew: float) -> float:
         """Seconds until no other site than this one can hold a lease; 0 when none can."""
         ends = [one.until - now + max_skew for one in self.given if one.site != site]

@@ -33,7 +33,7 @@ Every host of {{ request.to_site }} has a minion:
 The decision is on record:
   salt.runner:
     - name: openhim_dr.rebuild_declare
-    - kwarg: {{ request | json }}
+    - kwarg: {{ dict(request, silent=plan.unseen) | json }}
     - failhard: true
 
 Every host that is left knows it:

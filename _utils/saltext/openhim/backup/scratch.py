@@ -35,6 +35,8 @@ PREFIX = "openhim-scratch-"
 #: Seconds for mongod to answer, and to be gone.
 START_SECONDS = 120.0
 STOP_SECONDS = 60.0
+#: Seconds for a mongod that has let go of its connections to be gone.
+END_SECONDS = 2.0
 #: Seconds that one command may take: an aggregation over a whole collection, say.
 SOCKET_TIMEOUT_MS = 600_000
 
@@ -83,7 +85,10 @@ class Scratch:
     keeper: subprocess.Popen[bytes]
 
     def check(self) -> None:
-        """Raises :class:`ScratchError` when it runs no longer, with what it last said."""
+        """Raises :class:`ScratchError` when it runs no longer, with what it last said.
+
+        For who has lost the connection: a process that is ended lets go of one thing after another.
+        """
         if _ended(self.keeper):
             raise ScratchError(
                 f"the scratch mongod in {self.folder} ended while it was in use: "
@@ -270,9 +275,10 @@ def _started(
 
 
 def _ended(keeper: subprocess.Popen[bytes]) -> bool:
-    """Whether mongod is gone: it is the last one that has the output open."""
+    """Whether mongod is gone, or soon is: it is the last one that has the output open."""
     assert keeper.stdout is not None
-    while select.select([keeper.stdout], [], [], 0)[0]:
+    until = time.monotonic() + END_SECONDS
+    while select.select([keeper.stdout], [], [], max(0.0, until - time.monotonic()))[0]:
         if not os.read(keeper.stdout.fileno(), 65536):
             return True
     return False

@@ -71,6 +71,10 @@ demo: setup ## production stands up, a site is lost under load, OpenHIM serves a
 demo-full: setup ## the whole story: moves, a site cut off while it writes, its return, all destroyed and rebuilt
 	@$(PYTHON) -m lab.demo_full $(ARGS)
 
+.PHONY: failover-time
+failover-time: setup ## one failover after a loss of power, and whose its seconds were
+	@$(PYTHON) -m lab.failover_time
+
 .PHONY: nightly
 nightly: test ## all tests, then what takes longer: npm, and all but the lab with Salt 3006 too
 	@$(PYTEST) -m nightly $(ARGS)

@@ -65,6 +65,10 @@ class Told:
         asked = {"confirm": "example", "declared_by": "the demo", **request}
         with self.running.master.progress(self.story.say):
             self.running.master.orchestrate(f"orch.{verb}", {verb: asked})
+        return self.measure(verb, begun)
+
+    def measure(self, verb: str, begun: float) -> dict[str, Any]:
+        """The epoch of a recovery whose command was given at a time, and how long it took."""
         *_, epoch = self.run("openhim_dr.history", stack="example")
         if (served := (epoch["result"] or {}).get("served_at")) and verb == epoch["kind"]:
             seconds = datetime.fromisoformat(served).timestamp() - begun

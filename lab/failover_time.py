@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import time
 from datetime import datetime, timezone
 
 from lab.demo import Story
@@ -22,10 +23,17 @@ def main() -> int:
         production(told)
         with story.step(f"The power of {NORTH} is lost, and OpenHIM fails over to {SOUTH}"):
             running.lab.kill_site(NORTH)
-            moment = datetime.now(timezone.utc).isoformat()
-            told.orchestrate(
-                "failover", to_site=SOUTH, reason="its power is lost", disrupted_at=moment
-            )
+            request = {
+                "to_site": SOUTH,
+                "confirm": "example",
+                "declared_by": "the one on call",
+                "reason": "its power is lost",
+                "disrupted_at": datetime.now(timezone.utc).isoformat(),
+            }
+            begun = time.time()
+            # Without its progress: to watch takes a third of a processor from who acts.
+            running.master.orchestrate("orch.failover", {"failover": request})
+            told.measure("failover", begun)
     print("\n" + "\n".join(f"{value:6.1f} s  {name}" for name, value in told.measured.items()))
     return 0
 

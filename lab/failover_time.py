@@ -31,7 +31,7 @@ def main() -> int:
                 "disrupted_at": datetime.now(timezone.utc).isoformat(),
             }
             begun = time.time()
-            # Without its progress: to watch takes a third of a processor from who acts.
+            # Without its progress: who watches takes from who acts, on two cores.
             running.master.orchestrate("orch.failover", {"failover": request})
             told.measure("failover", begun)
     print("\n" + "\n".join(f"{value:6.1f} s  {name}" for name, value in told.measured.items()))

@@ -91,13 +91,12 @@ def rebuild_plan(
         _well_formed(point, to_time, disrupted_at)
         asked, aim, epoch = _question(confirm, to_site, declared_by, attest)
         resumed = rebuild.under_way(epoch, to_site)
-        refusals, unseen = (), ()
+        refusals = ()
         if not resumed:
             seen = rebuild.with_bare(_gathered(asked, aim, to_site), aim.hosts)
             named = Point(point or "latest", committed=True, passed=True)
             request = Request("rebuild", to_site, confirm, reason, declared_by, point=named)
             refusals = rebuild.reasons(seen, request)
-            unseen = [host for host in seen.unheard if host not in aim.hosts]
     except OpenHIMError as error:
         # A question deserves an answer, not a traceback: what cannot be planned is refused.
         return {"refusals": [str(error)]}
@@ -106,7 +105,6 @@ def rebuild_plan(
     what = to_time or f"the restore point {point!r}"
     return {
         "refusals": list(refusals),
-        "unseen": list(unseen),
         "resume": resumed,
         "hosts": list(aim.hosts),
         "restored_by": aim.restored_by,
@@ -174,18 +172,12 @@ def rebuild_declare(
     disrupted_at=None,
     attest=None,
     profile="openhim",
-    silent=(),
 ):
     """
     Write the decision into the recovery record, once it is allowed: the site's hosts answer, are
     empty, and the restore point is finished and did not fail its checks; every other site is off.
-    A rebuild that was declared and is not done is continued.
-
-    silent
-        Hosts that were silent when :py:func:`rebuild_plan` asked a moment ago (its ``unseen``).
-        They are asked again, and not waited for again.
-
-    Other parameters as in :py:func:`rebuild_plan`.
+    Parameters as in :py:func:`rebuild_plan`. A rebuild that was declared and is not done is
+    continued.
 
     CLI Example:
 
@@ -203,7 +195,6 @@ def rebuild_declare(
         named = fleet.ask(
             __opts__, [aim.restored_by], "openhim_rebuild.point", arguments, FIND_TIMEOUT
         )[aim.restored_by]
-        asked = replace(asked, silent=tuple(silent))
         request = Request(
             "rebuild", to_site, confirm, reason, declared_by, point=rebuild.point(named)
         )

@@ -33,7 +33,7 @@ Every host of {{ request.to_site }} has a minion:
 The decision is on record:
   salt.runner:
     - name: openhim_dr.rebuild_declare
-    - kwarg: {{ dict(request, silent=plan.unseen) | json }}
+    - kwarg: {{ request | json }}
     - failhard: true
 
 Every host that is left knows it:

@@ -106,13 +106,13 @@ def mongodb_seconds(host: Host, epoch: dict[str, Any]) -> float:
     its own log."""
     log = [json.loads(line) for line in host.read("/var/log/mongodb/openhim.log").splitlines()]
 
-    def last(message: str, before: float = time.time()) -> float:
+    def last(message: str, before: float) -> float:
         times = (
             datetime.fromisoformat(e["t"]["$date"]).timestamp() for e in log if message in e["msg"]
         )
-        return max((one for one in times if one < before), default=0.0)
+        return max(one for one in times if one < before)  # without one, nothing was measured
 
-    elected = last("Transition to primary complete")
+    elected = last("Transition to primary complete", time.time())
     forced = last("New replica set config in use", elected)
     noticed = last("Member is now in state DOWN", forced)
     (closed,) = (s["at"] for s in epoch["timeline"] if s["step"] == "no other site takes writes")

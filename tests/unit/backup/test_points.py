@@ -1,7 +1,7 @@
 """Restore points when something fails at the worst moment."""
 
 import time
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 
 import pytest
 from saltext.openhim.backup import points
@@ -34,6 +34,15 @@ def fails(verb, error, when=lambda about: True):
             raise error
 
     return before
+
+
+def test_points_of_the_same_second_sort_by_when_they_were_begun():
+    second = datetime(2026, 11, 22, 7, 34, 5, tzinfo=timezone.utc)
+    moments = [second.replace(microsecond=ms * 1000) for ms in (0, 1, 2, 500, 998, 999)]
+    ids = [points.new_id(moment) for moment in moments]
+    assert ids == sorted(ids)
+    assert {points.point_time(one) for one in ids} == {second}
+    assert len({points.new_id(second) for _ in range(8)}) > 1
 
 
 def test_what_fails_after_its_manifest_was_stored_leaves_nothing(near):

@@ -223,9 +223,13 @@ class Listing:
 
 
 def new_id(now: datetime | None = None) -> str:
-    """An ID for a new restore point: UTC, then a few digits against equal times."""
+    """An ID for a new restore point: UTC, then six hexadecimal digits, so that IDs sort by time.
+
+    Three are the fraction of the second, three are against points of the same moment.
+    """
     time = (now or datetime.now(timezone.utc)).astimezone(timezone.utc)
-    return f"{time:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+    fraction = time.microsecond * 16**3 // 10**6
+    return f"{time:%Y%m%dT%H%M%SZ}-{fraction:03x}{secrets.randbelow(16**3):03x}"
 
 
 def _is_id(text: str) -> bool:

@@ -361,7 +361,10 @@ def _failed(found: object) -> Iterator[dict]:
     if inside:
         yield from inside
     elif isinstance(found, dict) and found.get("result") is False:
-        yield {key: found.get(key) for key in ("__id__", "name", "comment")}
+        told = {key: found.get(key) for key in ("__id__", "name", "comment")}
+        # What a runner raised stands there, and its comment is only that it failed.
+        returned = (found.get("changes") or {}).get("return")
+        yield {**told, "return": returned} if isinstance(returned, str) else told
 
 
 def _parts(found: object) -> Iterable[object]:

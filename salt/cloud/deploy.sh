@@ -9,6 +9,13 @@ set -eu
 umask 022
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 salt=/opt/salt
+# The minion's private key is in it: it goes, however this ends.
+case $here in
+*/.saltcloud-*)
+    trap 'rm -rf "$here"' EXIT
+    trap 'exit 1' HUP INT TERM
+    ;;
+esac
 
 if ! "$salt/bin/salt-minion" --version >/dev/null 2>&1; then
     rm -rf "$salt"
@@ -28,7 +35,6 @@ install -m 640 "$here/minion" /etc/salt/minion
 rm -f /etc/salt/pki/minion/minion_master.pub
 install -m 400 "$here/minion.pem" /etc/salt/pki/minion/minion.pem
 install -m 644 "$here/minion.pub" /etc/salt/pki/minion/minion.pub
-rm -f "$here/minion.pem"
 
 cat >/etc/systemd/system/salt-minion.service <<UNIT
 [Unit]

@@ -22,6 +22,10 @@ PATIENCE = 180.0
 #: So many hosts are given a minion at the same time.
 AT_ONCE = 8
 
+#: What salt-cloud says when it looked at a command in the very moment of its end, and so missed how
+#: it ended (salt.utils.vt: all is read, and nobody has waited for the process). It is run again.
+MISSED = "Exit code: None"
+
 
 def reach(opts: Mapping[str, Any], hosts: Mapping[str, str], profile: str) -> dict[str, str]:
     """Makes a minion of every host that does not answer as one; what was done, by host.
@@ -59,9 +63,12 @@ def _deploy_all(opts: Mapping[str, Any], hosts: Mapping[str, str], profile: str)
     """
     path = str(Path(opts["conf_file"]).with_name("cloud"))
     forked = multiprocessing.get_context("fork")
+    keep_tmp = _prepared(path, profile)
     failed = []
     with ProcessPoolExecutor(min(AT_ONCE, len(hosts)), mp_context=forked) as pool:
-        waiting = {one: pool.submit(_deploy, path, one, hosts[one], profile) for one in hosts}
+        waiting = {
+            one: pool.submit(_deploy, path, one, hosts[one], profile, keep_tmp) for one in hosts
+        }
         for host, each in waiting.items():
             try:
                 each.result()
@@ -73,20 +80,48 @@ def _deploy_all(opts: Mapping[str, Any], hosts: Mapping[str, str], profile: str)
         raise OpenHIMError("; ".join(failed))
 
 
-def _deploy(path: str, host: str, address: str, profile: str) -> None:
+def _prepared(path: str, profile: str) -> bool:
+    """Make salt-cloud's cache once, before several need it: of two that make it at the same time,
+    one ends its process. Returns what the profile says of ``keep_tmp``, which salt-cloud itself
+    takes from its command line only.
+    """
     try:
-        # mypy takes the state tree's folder of the same name for the package.
-        client = salt.cloud.CloudClient(path=path)  # type: ignore[attr-defined]
+        known = _client(path).opts["profiles"]
+    except (SaltException, SystemExit, OSError) as error:
+        raise OpenHIMError(
+            f"salt-cloud does not start with {path} and the files beside it: {error}. "
+            "See what salt-cloud --list-profiles says on the master"
+        ) from error
+    return bool((known.get(profile) or {}).get("keep_tmp"))
+
+
+def _client(path: str) -> Any:
+    # mypy takes the state tree's folder of the same name for the package.
+    return salt.cloud.CloudClient(path=path)  # type: ignore[attr-defined]
+
+
+def _deploy(path: str, host: str, address: str, profile: str, keep_tmp: bool) -> None:
+    problem = _problem(path, host, address, profile, keep_tmp)
+    if MISSED in problem:
+        problem = _problem(path, host, address, profile, keep_tmp)
+    if problem:
+        raise OpenHIMError(_failed(host, address, profile, problem))
+
+
+def _problem(path: str, host: str, address: str, profile: str, keep_tmp: bool) -> str:
+    """Why the host has no minion after this; empty when it has one."""
+    overrides = {host: {"ssh_host": address}}
+    try:
         # What salt-cloud prints would stand in a runner's answer.
         with contextlib.redirect_stdout(sys.stderr):
-            found = client.profile(profile, [host], vm_overrides={host: {"ssh_host": address}})
+            found = _client(path).profile(profile, [host], overrides, keep_tmp=keep_tmp)
     except (SaltException, SystemExit, OSError) as error:
-        raise OpenHIMError(_failed(host, address, profile, str(error))) from error
+        return str(error) or repr(error)
     answer = found.get(host) if isinstance(found, Mapping) else found
-    problem = found.get("Error") if isinstance(found, Mapping) else None
-    problem = problem or (answer.get("Error") if isinstance(answer, Mapping) else None)
-    if problem or not (isinstance(answer, Mapping) and answer.get("deployed")):
-        raise OpenHIMError(_failed(host, address, profile, str(problem or answer)))
+    told = found.get("Error") if isinstance(found, Mapping) else None
+    told = told or (answer.get("Error") if isinstance(answer, Mapping) else None)
+    deployed = isinstance(answer, Mapping) and bool(answer.get("deployed"))
+    return "" if deployed and not told else str(told or answer)
 
 
 def _failed(host: str, address: str, profile: str, reason: str) -> str:

@@ -138,6 +138,12 @@ def test_bare_hosts_become_a_stack_with_every_order_up_to_that_time(running, log
     assert served["status"] == "Successful"
 
 
+def test_nothing_of_how_they_got_their_minions_stays_on_the_hosts(running):
+    for name in provider.HOSTS:
+        found = running.lab.host(name).run(["find", "/tmp", "-name", ".saltcloud*"])
+        assert found.stdout == ""
+
+
 def test_it_is_on_record_with_what_was_measured(running):
     (epoch,) = running.master.run("openhim_dr.history", "example")
     assert (epoch["kind"], epoch["active_site"], epoch["epoch"]) == ("rebuild", "west", 1)

@@ -108,7 +108,8 @@ def ruleset(stack: Stack, minion_id: str, tcp_ports: Iterable[int] = ()) -> str:
     Raises :class:`~saltext.openhim.errors.PillarError` for a source that is no address, a port that
     is none, and a master that would cut off declared minions.
     """
-    rules = [line for opening in openings(stack, minion_id, tcp_ports) for line in _rules(opening)]
+    rules = _going_on(stack, stack.host(minion_id))
+    rules += [line for opening in openings(stack, minion_id, tcp_ports) for line in _rules(opening)]
     body = "".join(f"\t\t{rule}\n" for rule in rules)
     return f"{REPLACE}table {FAMILY} {TABLE} {{\n{_PREAMBLE}{body}{_CLOSING}}}\n"
 
@@ -273,13 +274,31 @@ def _extra(stack: Stack, host: Host) -> list[Opening]:
     return found
 
 
+def _going_on(stack: Stack, host: Host) -> list[str]:
+    """The rules for connections between hosts of the stack that are older than the table.
+
+    The kernel follows connections from the first packet on that it sees once there is a table that
+    asks for them. Where that one comes in, as a job that Salt's master publishes or a heartbeat of
+    MongoDB, it would belong to nothing and be dropped, and what is sent again after 0.2 s, 0.4 s
+    and so on too, until this host says something itself: a new minion was deaf for 12 to 25 s.
+    Nobody can begin a connection by this: a first packet has SYN, and no ACK.
+    """
+    others = tuple(h.address for _, h in sorted(stack.hosts.items()) if h.address != host.address)
+    why = "connections of the stack that are older than these rules"
+    accept = f'tcp flags & (syn | ack) == ack ct state new accept comment "{why}"'
+    return _from(others, accept, why)
+
+
 def _rules(opening: Opening) -> list[str]:
     """The rules of one opening: one, or one for IPv4 and one for IPv6 sources."""
     ports = ", ".join(str(port) for port in _ports(opening))
     accept = f'{opening.protocol} dport {{ {ports} }} accept comment "{_comment(opening.why)}"'
-    if opening.sources is None:
-        return [accept]
-    networks = [_network(source, f"openhim ({opening.why})") for source in opening.sources]
+    return [accept] if opening.sources is None else _from(opening.sources, accept, opening.why)
+
+
+def _from(sources: Iterable[str], accept: str, why: str) -> list[str]:
+    """A rule for IPv4 sources, for IPv6 ones, or one for each."""
+    networks = [_network(source, f"openhim ({why})") for source in sources]
     rules = []
     for version, field in ((4, "ip"), (6, "ip6")):
         # Overlapping networks in one set are refused by the kernel.

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 
-CORE, DB, STRANGER = "10.99.0.21", "10.99.0.11", "10.99.0.99"
+CORE, DB, STRANGER, MASTER = "10.99.0.21", "10.99.0.11", "10.99.0.99", "10.99.0.10"
 APPLIED = "openhim_firewall.applied"
 FILE = "/etc/openhim-firewall/openhim.nft"
 
@@ -41,6 +41,22 @@ def test_everybody_reaches_the_routers_and_nothing_else_on_core(network, core):
         p for p in (8080, 5001, 5000, 6000, 22, 3000) if network.connects("stranger", CORE, p)
     ]
     assert reached == [8080, 5001, 5000]
+
+
+def test_a_connection_that_was_there_before_goes_on_whoever_speaks_first(network, db):
+    """As of a minion, which waits for what its master publishes: it says nothing by itself."""
+    waiting, publisher = network.conversation("db", "core", CORE, 4505)
+    strange, stranger = network.conversation("db", "master", MASTER, 4505)
+    applied(db)
+    publisher.sendall(b"a job")
+    waiting.settimeout(1)
+    assert waiting.recv(16) == b"a job"
+    # Of who is no declared host, what was not asked for is dropped, as before.
+    stranger.sendall(b"anything")
+    strange.settimeout(1)
+    with pytest.raises(TimeoutError):
+        strange.recv(16)
+    assert not network.connects("core", DB, 22)
 
 
 def test_ssh_is_open_from_the_declared_networks_only(network, db):

@@ -9,13 +9,12 @@ set -eu
 umask 022
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 salt=/opt/salt
-# The minion's private key is in it: it goes, however this ends.
+# The minion's private key is beside this script: it goes, however this ends.
 case $here in
-*/.saltcloud-*)
-    trap 'rm -rf "$here"' EXIT
-    trap 'exit 1' HUP INT TERM
-    ;;
+*/.saltcloud-*) trap 'rm -rf "$here"' EXIT ;;
+*) trap 'rm -f "$here/minion.pem"' EXIT ;;
 esac
+trap 'exit 1' HUP INT TERM
 
 if ! "$salt/bin/salt-minion" --version >/dev/null 2>&1; then
     rm -rf "$salt"

@@ -107,6 +107,19 @@ def test_ipv6_sources_get_a_rule_of_their_own(declared):
     assert "ip6 saddr { 2001:db8::1, fd00::/64 } tcp dport { 22 } accept" in text
 
 
+def test_older_connections_of_all_other_hosts_of_the_stack_go_on(declared):
+    def older():
+        text = firewall.ruleset(settings.from_pillar({"openhim": declared}), "north-db1")
+        return [line.strip() for line in text.splitlines() if "older than these rules" in line]
+
+    declared["hosts"]["south-core"]["address"] = "fd00:20::21"
+    others = {host["address"] for name, host in declared["hosts"].items() if name != "north-db1"}
+    ipv4, ipv6 = older()
+    assert ipv6.startswith("ip6 saddr { fd00:20::21 } tcp flags & (syn | ack) == ack ct state new ")
+    named = set(ipv4.split("{ ")[1].split(" }")[0].split(", "))
+    assert named == others - {"fd00:20::21"}
+
+
 def test_overlapping_networks_become_one():
     # nft refuses them in one set.
     opening = firewall.Opening("x", (22,), ("10.0.0.0/8", "10.1.0.0/16", "10.1.2.3"))

@@ -26,6 +26,9 @@ AT_ONCE = 8
 #: it ended (salt.utils.vt: all is read, and nobody has waited for the process). It is run again.
 MISSED = "Exit code: None"
 
+#: And what it says then of a host whose minion answers, because that command was the last one.
+THERE = "already exists under"
+
 
 def reach(opts: Mapping[str, Any], hosts: Mapping[str, str], profile: str) -> dict[str, str]:
     """Makes a minion of every host that does not answer as one; what was done, by host.
@@ -89,7 +92,7 @@ def _prepared(path: str, profile: str) -> bool:
         known = _client(path).opts["profiles"]
     except (SaltException, SystemExit, OSError) as error:
         raise OpenHIMError(
-            f"salt-cloud does not start with {path} and the files beside it: {error}. "
+            f"salt-cloud does not start with {path} and the files beside it: {error!r}. "
             "See what salt-cloud --list-profiles says on the master"
         ) from error
     return bool((known.get(profile) or {}).get("keep_tmp"))
@@ -104,18 +107,22 @@ def _deploy(path: str, host: str, address: str, profile: str, keep_tmp: bool) ->
     problem = _problem(path, host, address, profile, keep_tmp)
     if MISSED in problem:
         problem = _problem(path, host, address, profile, keep_tmp)
+        problem = "" if THERE in problem else problem
     if problem:
         raise OpenHIMError(_failed(host, address, profile, problem))
 
 
 def _problem(path: str, host: str, address: str, profile: str, keep_tmp: bool) -> str:
     """Why the host has no minion after this; empty when it has one."""
-    overrides = {host: {"ssh_host": address}}
+    # By host as salt-cloud documents it; Salt 3006 takes all of it for one host's.
+    overrides = {host: {"ssh_host": address}, "ssh_host": address}
     try:
         # What salt-cloud prints would stand in a runner's answer.
         with contextlib.redirect_stdout(sys.stderr):
             found = _client(path).profile(profile, [host], overrides, keep_tmp=keep_tmp)
-    except (SaltException, SystemExit, OSError) as error:
+    except SystemExit as error:
+        return repr(error)  # its text is a number
+    except (SaltException, OSError) as error:
         return str(error) or repr(error)
     answer = found.get(host) if isinstance(found, Mapping) else found
     told = found.get("Error") if isinstance(found, Mapping) else None

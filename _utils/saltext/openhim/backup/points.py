@@ -534,7 +534,7 @@ def copy(
     wanted = known.points if points is None else [known.point(one) for one in points]
     copied: list[RestorePoint] = []
     failed: dict[str, OpenHIMError] = {}
-    for point in sorted(wanted, key=lambda one: one.time, reverse=True):
+    for point in sorted(wanted, key=lambda one: (one.time, one.id), reverse=True):
         if point.id not in there:
             try:
                 copied.append(_copied(source, target, point))

@@ -30,7 +30,7 @@ class Cloud:
     def __call__(self, path):
         assert path == "/etc/salt/cloud"
         if not (self.folder / "cache").exists():
-            time.sleep(0.2)
+            time.sleep(0.2)  # the gap in which another one makes it, wide enough to be seen
             (self.folder / "cache").mkdir()
         return self
 
